@@ -1,0 +1,90 @@
+#pragma once
+// Dense-Sparse-Dense training (thesis ch. 5; ICLR 2017): train, train under a mask, drop the mask
+// and train again.
+
+#include "pomona/export.h"
+#include "pomona/live.h"
+#include "pomona/prune.h"
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace pomona {
+
+enum class Phase { kDense, kSparse, kRedense, kDone };
+POMONA_API std::string_view phase_name(Phase phase);  // "dense", "sparse", "redense", "done"
+
+// A switch that has happened, and what the shell must do to the learning rate: it is the user's lr
+// (whatever a scheduler makes of it) times lr_factor, until the next switch.
+struct Transition {
+  Phase to;
+  double lr_factor;
+};
+
+class POMONA_API DSD {
+ public:
+  struct Options {
+    // Lengths of the three phases, in the caller's unit (epochs, or steps). Each at least 0, their
+    // sum at least 1.
+    std::array<int64_t, 3> lengths{1, 1, 1};
+    // The user's lr times this. Source: DSD Tables 2-5 (GoogLeNet, ResNet-18, ResNet-50: one decade
+    // at each switch).
+    std::array<double, 3> lr_factors{1.0, 0.1, 0.01};
+    // false: the same phases and lr drops without a mask (LLR), the control that shows what the
+    // mask itself adds.
+    bool masks = true;
+  };
+  // Throws InvalidArgument for a sum of lengths below 1, a negative length or a factor that is not
+  // finite and positive.
+  DSD(std::vector<Ruled<Prune>> parameters, Options options, AllReduce all_reduce = {});
+
+  // Enters the first phase that has a length; call it before the first epoch. A second call does
+  // nothing. Only a schedule whose first phase is not dense switches here.
+  std::optional<Transition> start(std::span<const Live> live);
+  // One unit (epoch or step) has been trained. At the end of a phase it switches: into sparse,
+  // masks are selected once, weights and first moments zeroed; into re-dense, masks are dropped,
+  // reborn weights start at 0 and second moments are seeded. Throws InvalidArgument after the end,
+  // before start() when the first phase is not dense, and as Pruner::step does; then nothing has
+  // changed.
+  std::optional<Transition> step(std::span<const Live> live);
+  // Ends the current phase now (early stopping): as step() at the phase's end.
+  std::optional<Transition> advance(std::span<const Live> live);
+
+  Phase phase() const { return phase_; }
+  double lr_factor() const;
+  int64_t steps() const { return steps_; }  // units trained so far
+  int64_t steps_in_phase() const { return steps_in_phase_; }
+  // Units left if no phase is cut short.
+  int64_t remaining() const;
+  bool is_started() const { return is_started_; }
+  const Options& options() const { return options_; }
+  Pruner& pruner() { return pruner_; }
+  const Pruner& pruner() const { return pruner_; }
+
+  struct Snapshot {
+    Phase phase = Phase::kDense;
+    int64_t steps = 0;
+    int64_t steps_in_phase = 0;
+    bool is_started = false;
+    Pruner::Snapshot pruner;
+  };
+  Snapshot state() const;
+  void load_state(const Snapshot& snapshot);
+
+ private:
+  std::optional<Transition> switch_to(Phase phase, std::span<const Live> live);
+  Phase first_phase_from(int phase) const;
+
+  Options options_;
+  Pruner pruner_;
+  Phase phase_ = Phase::kDense;
+  int64_t steps_ = 0;
+  int64_t steps_in_phase_ = 0;
+  bool is_started_ = false;
+};
+
+}  // namespace pomona

@@ -1,0 +1,71 @@
+#pragma once
+// Modules for LibTorch: a linear layer trained through its codebook, and one that runs on packed
+// weights. The same names, buffers and outputs as pomona.nn in Python.
+
+#include "pomona/export.h"
+#include "pomona/infer.h"
+#include "pomona/quantize.h"
+
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/container/any.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/pimpl.h>
+
+#include <string>
+#include <vector>
+
+namespace pomona::nn {
+
+// y = x W^T + b with W = lookup(codebook, codes). `codebook` [k] is the Parameter; `codes` is a
+// buffer of packed codes, flat. A layer with pruned weights has code 0 = 0.0, which no entry of
+// `codebook` holds and no step can move.
+class POMONA_API SharedLinearImpl : public torch::nn::Cloneable<SharedLinearImpl> {
+ public:
+  // weight [out, in] with at most 256 distinct values (zero included). Throws InvalidArgument
+  // otherwise.
+  SharedLinearImpl(const at::Tensor& weight, const at::Tensor& bias);
+  explicit SharedLinearImpl(const torch::nn::Linear& linear)
+      : SharedLinearImpl(linear->weight, linear->bias) {}
+  void reset() override {}
+  at::Tensor forward(const at::Tensor& input);
+  at::Tensor weight() const;  // [out, in], differentiable
+
+  at::Tensor codebook;  // Parameter [k]
+  at::Tensor codes;     // uint8 [packed_size(out * in, bits)]
+  at::Tensor bias;      // Parameter [out], or undefined
+  int64_t in_features, out_features, bits;
+  bool has_zero;
+};
+TORCH_MODULE(SharedLinear);
+
+// y = x W^T + b on packed weights; not trainable.
+class POMONA_API PackedLinearImpl : public torch::nn::Cloneable<PackedLinearImpl> {
+ public:
+  PackedLinearImpl(const at::Tensor& weight, const at::Tensor& bias,
+                   Layout layout = Layout::kCsr16);
+  explicit PackedLinearImpl(const torch::nn::Linear& linear)
+      : PackedLinearImpl(linear->weight, linear->bias) {}
+  void reset() override {}
+  at::Tensor forward(const at::Tensor& input);
+
+  at::Tensor packed;  // uint8 buffer
+  at::Tensor bias;    // buffer [out], or undefined
+  int64_t in_features, out_features;
+};
+TORCH_MODULE(PackedLinear);
+
+// What pack_ decided for one layer; times are the median of interleaved runs at `example`'s shape.
+struct PackChoice {
+  std::string name;
+  double dense_us = 0;
+  double packed_us = 0;
+  bool is_packed = false;
+};
+
+// Replaces each Linear of a Sequential by a PackedLinear where that is faster on this machine for
+// inputs like `example`, and says what it measured. (Only Sequential: LibTorch's replace_module
+// does not change what another module's forward calls.)
+POMONA_API std::vector<PackChoice> pack_(torch::nn::Sequential& model, const at::Tensor& example);
+
+}  // namespace pomona::nn

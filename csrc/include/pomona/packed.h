@@ -1,0 +1,46 @@
+#pragma once
+// Packed layouts: a weight matrix laid out for one machine's inference kernel. Bits are stored in a
+// file; they are packed here once, when a model is loaded. No torch.
+
+#include "pomona/export.h"
+#include "pomona/weight.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace pomona {
+
+// kCsr16: compressed sparse rows with 16-bit columns and 8-bit codes (or floats when not shared):
+// the portable reference.
+enum class Layout : uint8_t { kCsr16 = 1 };
+POMONA_API std::string_view layout_name(Layout layout);
+
+// `bytes` is self-describing (a header, then the arrays), position-independent, 8-byte aligned
+// inside, and what PackedLinear keeps in its buffer. Not a storage format: it may change with any
+// version.
+struct POMONA_API Packed {
+  Layout layout = Layout::kCsr16;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t nnz = 0;
+  std::vector<std::byte> bytes;
+};
+
+// Packs a float32, float16 or bfloat16 matrix [rows, cols]. Throws InvalidArgument for another
+// dtype or number of dimensions.
+POMONA_API Packed pack(const Weight& weight, Layout layout = Layout::kCsr16);
+
+// What a buffer says of itself, every index checked against its bounds: after this no kernel reads
+// outside x or the buffer. Throws InvalidArgument for bytes that pack() did not make (another
+// layout, version, cut short, indices out of range).
+POMONA_API Packed check_packed(std::span<const std::byte> bytes);
+
+// y [batch, rows] = x [batch, cols] * W^T, fp32, row-major, sums in the order of the columns.
+// REQUIRES: check_packed(bytes) passed; x.size() == batch * cols, y.size() == batch * rows.
+POMONA_API void multiply(std::span<const std::byte> packed, std::span<const float> x, int64_t batch,
+                         std::span<float> y);
+
+}  // namespace pomona

@@ -1,0 +1,34 @@
+#pragma once
+// What the bind_<chapter>.cpp files share.
+
+#include "pomona/live.h"
+#include "pomona/rules.h"
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace pomona::bindings {
+
+void bind_format(pybind11::module_& m);
+void bind_prune(pybind11::module_& m);
+void bind_dsd(pybind11::module_& m);
+void bind_quantize(pybind11::module_& m);
+void bind_infer(pybind11::module_& m);
+
+// Python's view of Live: (weight, [(state name, tensor), ...]).
+using Rows = std::vector<std::pair<at::Tensor, std::vector<std::pair<std::string, at::Tensor>>>>;
+
+inline std::vector<Live> to_live(const Rows& rows) {
+  std::vector<Live> live;
+  live.reserve(rows.size());
+  for (const auto& [weight, state] : rows) {
+    auto& row = live.emplace_back(Live{weight, {}});
+    for (const auto& [name, value] : state) row.state.push_back({name, value});
+  }
+  return live;
+}
+
+}  // namespace pomona::bindings

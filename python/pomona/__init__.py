@@ -1,0 +1,43 @@
+"""Pomona: prune, share, encode, DSD and compressed inference for PyTorch (Han, 2017)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch  # first: loads libtorch, which our libraries then find by SONAME even when no run path leads to it
+
+from . import _C
+from ._C import CorruptFile, InvalidArgument
+from .rules import Prune, Share, rules_from_json, rules_to_json
+
+__version__: str = _C.version()
+
+cmake_prefix_path: str = str(Path(__file__).parent / "share" / "cmake")
+"""For CMake: ``-Dpomona_DIR=<this>/pomona`` or a CMAKE_PREFIX_PATH entry."""
+
+
+def cuda_available() -> bool:
+    """Whether Pomona's kernels can run on a GPU here; ``why_no_cuda()`` says why not."""
+    return not why_no_cuda()
+
+
+def why_no_cuda() -> str:
+    """Why ``cuda_available()`` is False; empty when it is True."""
+    if not _C.with_cuda:
+        return f"Pomona was {_C.why_no_cuda}"
+    if not torch.cuda.is_available():
+        return "torch.cuda.is_available() is False (no GPU or no driver)"
+    return ""
+
+
+__all__ = [
+    "CorruptFile",
+    "InvalidArgument",
+    "Prune",
+    "Share",
+    "cmake_prefix_path",
+    "cuda_available",
+    "rules_from_json",
+    "rules_to_json",
+    "why_no_cuda",
+]

@@ -1,0 +1,85 @@
+#include "pomona/rules.h"
+
+#include "pomona/error.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace {
+
+const std::vector<pomona::Parameter> kParameters{
+    {"conv1.weight", {6, 1, 5, 5}},
+    {"conv1.bias", {6}},
+    {"layer1.0.conv1.weight", {8, 6, 3, 3}},
+    {"layer1.0.bn.weight", {8}},
+    {"fc1.weight", {10, 8}},
+    {"table.codes", {10, 8}, false},
+};
+
+std::vector<int64_t> match(const std::vector<std::string>& patterns) {
+  return pomona::match_rules(kParameters, patterns);
+}
+
+std::string error_of(const std::vector<std::string>& patterns) {
+  try {
+    match(patterns);
+  } catch (const pomona::InvalidArgument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+using Indices = std::vector<int64_t>;
+
+TEST(Rules, StarSelectsFloatingParametersOfTwoOrMoreDimensions) {
+  EXPECT_EQ(match({"*"}), (Indices{0, -1, 0, -1, 0, -1}));
+}
+
+TEST(Rules, AMatchMayBeginAtAnyModuleBoundaryAndStarCrossesDots) {
+  EXPECT_EQ(match({"conv*"}), (Indices{0, -1, 0, -1, -1, -1}));
+  EXPECT_EQ(match({"conv1"}), (Indices{0, -1, 0, -1, -1, -1}));
+  EXPECT_EQ(match({"layer1"}), (Indices{-1, -1, 0, -1, -1, -1}));
+  EXPECT_EQ(match({"0"}), (Indices{-1, -1, 0, -1, -1, -1}));
+}
+
+TEST(Rules, AMatchDoesNotBeginInsideAName) {
+  EXPECT_NE(error_of({"onv1"}), "");
+}
+
+TEST(Rules, TheFirstPatternThatMatchesDecides) {
+  EXPECT_EQ(match({"fc?", "*"}), (Indices{1, -1, 1, -1, 0, -1}));
+}
+
+TEST(Rules, ANameSpelledOutSelectsAOneDimensionalParameter) {
+  EXPECT_EQ(match({"conv1.bias"}), (Indices{-1, 0, -1, -1, -1, -1}));
+}
+
+TEST(Rules, ARegularExpressionMatchesTheWholeName) {
+  EXPECT_EQ(match({"re:(conv|fc)1\\.weight"}), (Indices{0, -1, -1, -1, 0, -1}));
+}
+
+TEST(Rules, ResolveLeavesOutWhatARuleOfNothingDecides) {
+  const auto ruled = pomona::resolve<int>(kParameters, {{"fc1", std::nullopt}, {"*", 7}});
+  ASSERT_EQ(ruled.size(), 2u);
+  EXPECT_EQ(ruled[1].parameter.name, "layer1.0.conv1.weight");
+  EXPECT_EQ(ruled[1].rule, 7);
+}
+
+TEST(Rules, APatternThatMatchesNothingIsAnErrorThatListsTheNames) {
+  const std::string error = error_of({"*", "fc2"});
+  EXPECT_NE(error.find("`fc2`"), std::string::npos) << error;
+  EXPECT_NE(error.find("conv1.weight, layer1.0.conv1.weight, fc1.weight"), std::string::npos)
+      << error;
+}
+
+TEST(Rules, AnIntegerParameterSpelledOutIsAnError) {
+  EXPECT_NE(error_of({"table.codes"}).find("integer"), std::string::npos);
+}
+
+TEST(Rules, AWrongRegularExpressionIsAnError) {
+  EXPECT_NE(error_of({"re:("}).find("regular expression"), std::string::npos);
+}
+
+}  // namespace
