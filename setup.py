@@ -1,7 +1,7 @@
 """Drives CMake; names no source file.
 
-The install tree of CMake *is* the package: python/pomona (editable) or <build_lib>/pomona (wheel). Environment variables:
-POMONA_CUDA (AUTO, 1, 0), POMONA_BUILD_DIR, POMONA_CMAKE_ARGS.
+The install tree of CMake *is* the package: python/pomona (editable) or <build_lib>/pomona (wheel).
+Environment variables: POMONA_CUDA (AUTO, 1, 0), POMONA_BUILD_DIR, POMONA_CMAKE_ARGS.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.resolve()
 
 
 def torch_root() -> Path:
-    """The folder of the installed torch, also when pip hides it behind an isolated build environment."""
+    """The folder of the installed torch, also when pip hides it in an isolated build."""
     spec = importlib.util.find_spec("torch")
     places = list(spec.submodule_search_locations) if spec else []
     # pip's build isolation hides site-packages from sys.path, not from the disk
@@ -27,15 +27,16 @@ def torch_root() -> Path:
         if (place / "include/torch/library.h").exists():
             return place
     raise SystemExit(
-        f"pomona: expected torch to be installed in {sys.prefix}, got none. Run `pip install torch` first: "
-        "Pomona must be built against the torch that you will import."
+        f"pomona: expected torch to be installed in {sys.prefix}, got none. "
+        "Run `pip install torch` first: Pomona must be built against the torch that you will import."
     )
 
 
 class CMakeBuild(build_ext):
     """Configures, builds and installs with CMake. One build folder serves pip and ctest."""
 
-    # run(), not build_extension(): setuptools copies only declared extensions back into an editable tree
+    # run(), not build_extension(): setuptools copies only declared extensions back into an
+    # editable tree.
     def run(self):
         in_place = self.inplace or getattr(self, "editable_mode", False)
         package = ROOT / "python/pomona" if in_place else Path(self.build_lib).resolve() / "pomona"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch  # first: loads libtorch, which our libraries then find by SONAME even when no run path leads to it
+# First: loads libtorch, which our libraries then find by SONAME even when no run path leads to it.
+import torch
 
 from . import _C
 from ._C import CorruptFile, InvalidArgument

@@ -1,8 +1,9 @@
 """Rules: which parameter is pruned or shared, and how.
 
-A rule set is an ordered dict; the first pattern that matches a parameter decides. A pattern is a glob on the qualified name of a
-parameter or of a module that contains it (``*`` crosses dots, a match may begin at any module boundary), or ``re:<regex>`` on
-the whole parameter name. A number is short for ``Prune(sparsity=...)`` or ``Share(bits=...)``; ``None`` leaves a layer alone.
+A rule set is an ordered dict; the first pattern that matches a parameter decides. A pattern is a
+glob on the qualified name of a parameter or of a module that contains it (``*`` crosses dots, a
+match may begin at any module boundary), or ``re:<regex>`` on the whole parameter name. A number is
+short for ``Prune(sparsity=...)`` or ``Share(bits=...)``; ``None`` leaves a layer alone.
 """
 
 from __future__ import annotations
@@ -65,12 +66,14 @@ def normalize(rules: Rules, kind: type[Rule]) -> dict[str, Rule | None]:
     """Every value as ``kind`` or None, in order.
 
     Raises:
-        InvalidArgument: rules is not a mapping, is empty, or a value is neither a number, ``kind`` nor None.
+        InvalidArgument: rules is not a mapping, is empty, or a value is neither a number, ``kind``
+            nor None.
     """
     name = kind.__name__
     if not isinstance(rules, Mapping) or not rules:
         raise _C.InvalidArgument(
-            f"rules: expected a non-empty dict of pattern: {name} (or a number, or None), got {rules!r}."
+            f"rules: expected a non-empty dict of pattern: {name} (or a number, or None), "
+            f"got {rules!r}."
         )
     normal: dict[str, Rule | None] = {}
     for pattern, value in rules.items():
