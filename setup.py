@@ -28,7 +28,7 @@ def torch_root() -> Path:
             return place
     raise SystemExit(
         f"pomona: expected torch to be installed in {sys.prefix}, got none. "
-        "Run `pip install torch` first: Pomona must be built against the torch that you will import."
+        "Run `pip install torch` first: Pomona is built against the torch that you will import."
     )
 
 

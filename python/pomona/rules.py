@@ -102,6 +102,16 @@ def rules_to_json(rules: Rules, kind: type[Rule]) -> str:
     return json.dumps(rows)
 
 
+def _is_row(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 2 and (row[1] is None or isinstance(row[1], dict))
+
+
+def _not_rules(text: str, why: str) -> _C.InvalidArgument:
+    return _C.InvalidArgument(
+        f"rules: expected JSON [[pattern, rule or null], ...], got {text!r} ({why})."
+    )
+
+
 def rules_from_json(text: str, kind: type[Rule]) -> dict[str, Rule | None]:
     """Inverse of ``rules_to_json``.
 
@@ -110,13 +120,12 @@ def rules_from_json(text: str, kind: type[Rule]) -> dict[str, Rule | None]:
     """
     try:
         rows = json.loads(text)
-        pairs = [(pattern, fields) for pattern, fields in rows]
-    except (ValueError, TypeError) as error:
-        raise _C.InvalidArgument(
-            f"rules: expected JSON [[pattern, rule or null], ...], got {text!r} ({error})."
-        ) from None
+    except ValueError as error:
+        raise _not_rules(text, str(error)) from None
+    if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
+        raise _not_rules(text, "not a list of such pairs")
     rules: dict[str, Rule | None] = {}
-    for pattern, fields in pairs:
+    for pattern, fields in rows:
         try:
             rules[pattern] = None if fields is None else kind(**fields)
         except TypeError:
