@@ -45,13 +45,13 @@ POMONA_API bool is_floating(DType dtype);
 // "Zero" is the all-zero bit pattern, so -0.0 is a kept value and every tensor comes back bit for
 // bit.
 struct POMONA_API Weight {
-  std::string name;
+  std::string name{};  // braces: designated initialisers may leave members out
   DType dtype = DType::kFloat32;
-  std::vector<int64_t> shape;
-  Mask mask;                      // size() == numel()
-  std::vector<float> codebook;    // at most 256 entries, ascending; empty when not shared
-  std::vector<uint8_t> codes;     // mask.kept() when shared, else empty
-  std::vector<std::byte> values;  // mask.kept() * item_size(dtype) when not shared, else empty
+  std::vector<int64_t> shape{};
+  Mask mask{};                      // size() == numel()
+  std::vector<float> codebook{};    // at most 256 entries, ascending; empty when not shared
+  std::vector<uint8_t> codes{};     // mask.kept() when shared, else empty
+  std::vector<std::byte> values{};  // mask.kept() * item_size(dtype) when not shared, else empty
 
   int64_t numel() const;  // the product of shape; 1 for a scalar
   bool is_shared() const { return !codebook.empty(); }

@@ -1,0 +1,34 @@
+#pragma once
+// Unsigned integers in bytes, least significant byte first, at any alignment. The tensors of a file
+// are copied as they lie in memory, so Pomona needs a little-endian machine.
+
+#include <bit>
+#include <concepts>
+#include <cstddef>
+#include <cstring>
+#include <vector>
+
+namespace pomona {
+
+static_assert(std::endian::native == std::endian::little, "pomona needs a little-endian machine");
+
+// REQUIRES: sizeof(Unsigned) bytes at `bytes`.
+template <std::unsigned_integral Unsigned>
+Unsigned load_little_endian(const std::byte* bytes) {
+  Unsigned value;
+  std::memcpy(&value, bytes, sizeof value);
+  return value;
+}
+
+template <std::unsigned_integral Unsigned>
+void store_little_endian(std::byte* bytes, Unsigned value) {
+  std::memcpy(bytes, &value, sizeof value);
+}
+
+template <std::unsigned_integral Unsigned>
+void append_little_endian(std::vector<std::byte>& bytes, Unsigned value) {
+  bytes.resize(bytes.size() + sizeof value);
+  store_little_endian(bytes.data() + bytes.size() - sizeof value, value);
+}
+
+}  // namespace pomona
