@@ -28,7 +28,8 @@ POMONA_API at::Tensor lookup(const at::Tensor& codebook, const at::Tensor& codes
                              at::IntArrayRef shape, int64_t bits = 8,
                              std::optional<at::ScalarType> dtype = std::nullopt);
 // grad (any shape) and the codes of its elements, row-major -> [k]: sums over each cluster,
-// accumulated in fp32 (fp64 for double). Differentiable in grad. torch.ops.pomona.centroid_grad.
+// accumulated and returned in float32 (float64 for double): a sum of many halves fits in no half.
+// Deterministic on the CPU. Differentiable in grad. torch.ops.pomona.centroid_grad.
 POMONA_API at::Tensor centroid_grad(const at::Tensor& grad, const at::Tensor& codes, int64_t k,
                                     int64_t bits = 8);
 
