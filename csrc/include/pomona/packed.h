@@ -29,8 +29,9 @@ struct POMONA_API Packed {
   std::vector<std::byte> bytes;
 };
 
-// Packs a float32, float16 or bfloat16 matrix [rows, cols]. Throws InvalidArgument for another
-// dtype or number of dimensions.
+// Packs a float32, float16 or bfloat16 matrix [rows, cols]; the layout computes in float32. Throws
+// InvalidArgument, naming the weight, for another dtype or number of dimensions, and for NaN or
+// Inf.
 POMONA_API Packed pack(const Weight& weight, Layout layout = Layout::kCsr16);
 
 // What a buffer says of itself, every index checked against its bounds: after this no kernel reads
@@ -38,8 +39,12 @@ POMONA_API Packed pack(const Weight& weight, Layout layout = Layout::kCsr16);
 // layout, version, cut short, indices out of range).
 POMONA_API Packed check_packed(std::span<const std::byte> bytes);
 
-// y [batch, rows] = x [batch, cols] * W^T, fp32, row-major, sums in the order of the columns.
-// REQUIRES: check_packed(bytes) passed; x.size() == batch * cols, y.size() == batch * rows.
+// The dense matrix, float32, row-major [rows, cols]. REQUIRES: check_packed(packed) passed.
+POMONA_API std::vector<float> unpack(std::span<const std::byte> packed);
+
+// y [batch, rows] = x [batch, cols] * W^T, fp32, row-major, one thread. The bits of a sum depend on
+// its row of W and of x alone, not on the batch. NaN and Inf in x reach y through stored weights
+// only. REQUIRES: check_packed(packed) passed; x.size() == batch * cols, y.size() == batch * rows.
 POMONA_API void multiply(std::span<const std::byte> packed, std::span<const float> x, int64_t batch,
                          std::span<float> y);
 

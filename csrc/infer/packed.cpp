@@ -1,0 +1,74 @@
+#include "pomona/packed.h"
+
+#include "pomona/error.h"
+
+#include "base/text.h"
+#include "infer/csr16_kernel.h"
+#include "infer/float_values.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+namespace pomona {
+namespace {
+
+// REQUIRES: float32, float16 or bfloat16.
+bool is_finite(const Weight& weight) {
+  const auto is_finite_value = [](float value) { return std::isfinite(value); };
+  return std::ranges::all_of(weight.codebook, is_finite_value) &&
+         std::ranges::all_of(float_values(weight), is_finite_value);
+}
+
+std::string quoted(const std::string& name) {
+  return name.empty() ? "the weight" : text("`", name, "`");
+}
+
+}  // namespace
+
+std::string_view layout_name(Layout layout) {
+  switch (layout) {
+    case Layout::kCsr16:
+      return "csr16";
+  }
+  throw InvalidArgument(
+      text("layout_name: expected a layout, got ", static_cast<int>(layout), "."));
+}
+
+Packed pack(const Weight& weight, Layout layout) {
+  layout_name(layout);
+  weight.check();
+  if (weight.dtype != DType::kFloat32 && weight.dtype != DType::kFloat16 &&
+      weight.dtype != DType::kBFloat16) {
+    throw InvalidArgument(text("pack: expected ", quoted(weight.name),
+                               " to be float32, float16 or bfloat16, got ",
+                               dtype_name(weight.dtype), "."));
+  }
+  if (weight.shape.size() != 2) {
+    throw InvalidArgument(text("pack: expected ", quoted(weight.name),
+                               " to have 2 dimensions [rows, cols], got ", weight.shape.size(),
+                               "."));
+  }
+  if (!is_finite(weight)) {
+    throw InvalidArgument(
+        text("pack: expected ", quoted(weight.name), " to be finite, got NaN or Inf."));
+  }
+  return {layout, weight.shape[0], weight.shape[1], weight.mask.kept(), pack_csr16(weight)};
+}
+
+Packed check_packed(std::span<const std::byte> bytes) {
+  const auto view = check_csr16(bytes);
+  return {Layout::kCsr16, view.rows, view.cols, view.nnz, {bytes.begin(), bytes.end()}};
+}
+
+std::vector<float> unpack(std::span<const std::byte> packed) {
+  return unpack_csr16(view_csr16(packed));
+}
+
+void multiply(std::span<const std::byte> packed, std::span<const float> x, int64_t batch,
+              std::span<float> y) {
+  const auto matrix = view_csr16(packed);
+  multiply_csr16(matrix, x.data(), batch, nullptr, y.data(), {0, matrix.rows});
+}
+
+}  // namespace pomona
