@@ -78,19 +78,6 @@ bool is_before(float a, float b) {
   return a < b || (a == b && std::signbit(a) && !std::signbit(b));
 }
 
-// Calls visit(index) for each kept weight in order until it returns false; returns whether all were
-// visited.
-template <class Visit>
-bool visit_kept(const Mask& mask, Visit visit) {
-  const auto words = mask.words();
-  for (size_t w = 0; w < words.size(); ++w) {
-    for (uint64_t word = words[w]; word != 0; word &= word - 1) {
-      if (!visit(64 * w + static_cast<size_t>(std::countr_zero(word)))) return false;
-    }
-  }
-  return true;
-}
-
 template <class Bits>
 Mask nonzero_mask(std::span<const std::byte> dense) {
   const size_t count = dense.size() / sizeof(Bits);
@@ -157,7 +144,7 @@ template <class Bits>
 bool try_to_share(Weight& weight, std::span<const std::byte> dense) {
   DistinctBits distinct;
   std::vector<uint8_t> numbers;
-  const bool are_few = visit_kept(weight.mask, [&](size_t i) {
+  const bool are_few = for_each_kept(weight.mask, [&](size_t i) {
     const auto bits = load_little_endian<Bits>(dense.data() + i * sizeof(Bits));
     const auto number = distinct.number_of(bits);
     if (number) numbers.push_back(*number);
@@ -185,10 +172,9 @@ void fill(Weight& weight, std::span<const std::byte> dense) {
   }
   weight.values.resize(static_cast<size_t>(weight.mask.kept()) * sizeof(Bits));
   std::byte* at = weight.values.data();
-  visit_kept(weight.mask, [&](size_t i) {
+  for_each_kept(weight.mask, [&](size_t i) {
     std::memcpy(at, dense.data() + i * sizeof(Bits), sizeof(Bits));
     at += sizeof(Bits);
-    return true;
   });
 }
 
@@ -197,7 +183,6 @@ std::vector<std::byte> expand(const Weight& weight) {
   std::vector<std::byte> dense(static_cast<size_t>(weight.mask.size()) * sizeof(Bits));
   const auto put = [&](size_t i, const std::byte* from) {
     std::memcpy(dense.data() + i * sizeof(Bits), from, sizeof(Bits));
-    return true;
   };
   if (weight.is_shared()) {
     std::vector<std::byte> centroids;
@@ -205,14 +190,14 @@ std::vector<std::byte> expand(const Weight& weight) {
       append_little_endian(centroids, static_cast<Bits>(narrow(weight.dtype, entry)));
     }
     auto code = weight.codes.begin();
-    visit_kept(weight.mask,
-               [&](size_t i) { return put(i, centroids.data() + *code++ * sizeof(Bits)); });
+    for_each_kept(weight.mask,
+                  [&](size_t i) { put(i, centroids.data() + *code++ * sizeof(Bits)); });
   } else {
     const std::byte* value = weight.values.data();
-    visit_kept(weight.mask, [&](size_t i) {
+    for_each_kept(weight.mask, [&](size_t i) {
       const std::byte* from = value;
       value += sizeof(Bits);
-      return put(i, from);
+      put(i, from);
     });
   }
   return dense;

@@ -55,17 +55,6 @@ T* section(std::vector<std::byte>& bytes, int64_t at) {
   return reinterpret_cast<T*>(bytes.data() + at);
 }
 
-// Calls entry(i) for each kept weight, in order.
-template <class Entry>
-void for_each_kept(const Mask& mask, const Entry& entry) {
-  const auto words = mask.words();
-  for (size_t w = 0; w < words.size(); ++w) {
-    for (uint64_t word = words[w]; word != 0; word &= word - 1) {
-      entry(static_cast<int64_t>(w) * 64 + std::countr_zero(word));
-    }
-  }
-}
-
 template <class Got>
 [[noreturn]] void refuse(const std::string& condition, const Got& got) {
   throw InvalidArgument(text("check_packed: expected `packed` ", condition, ", got ", got,
@@ -120,10 +109,10 @@ std::vector<std::byte> pack_csr16(const Weight& weight) {
 
   auto* starts = section<int64_t>(bytes, header.row_starts_at);
   auto* columns = section<uint16_t>(bytes, header.columns_at);
-  for_each_kept(weight.mask, [&](int64_t i) {
-    const int64_t column = i % cols;
+  for_each_kept(weight.mask, [&](size_t i) {
+    const int64_t row = static_cast<int64_t>(i) / cols, column = static_cast<int64_t>(i) % cols;
     *columns++ = static_cast<uint16_t>(column % kCsr16PanelCols);
-    ++starts[i / cols * panels + column / kCsr16PanelCols + 1];
+    ++starts[row * panels + column / kCsr16PanelCols + 1];
   });
   for (int64_t s = 0; s < rows * panels; ++s) starts[s + 1] += starts[s];
 

@@ -35,22 +35,6 @@ KeyOf<Float> key_of(Float score) {
   return std::bit_cast<KeyOf<Float>>(score) & (~KeyOf<Float>{0} >> 1);
 }
 
-// Calls visit(i) for each weight that `mask` keeps, in order.
-template <class Visit>
-void for_each_kept(const Mask& mask, Visit visit) {
-  for (size_t w = 0; w < mask.words().size(); ++w) {
-    const uint64_t word = mask.words()[w];
-    const size_t begin = w * kWordBits;
-    if (word == ~uint64_t{0}) {  // the common case before pruning: no bit to look for
-      for (size_t j = 0; j < kWordBits; ++j) visit(begin + j);
-    } else {
-      for (uint64_t rest = word; rest != 0; rest &= rest - 1) {
-        visit(begin + static_cast<size_t>(std::countr_zero(rest)));
-      }
-    }
-  }
-}
-
 template <class Float>
 void check_finite(std::span<const Float> scores) {
   const auto infinity = key_of(std::numeric_limits<Float>::infinity());

@@ -3,8 +3,10 @@
 
 #include "pomona/export.h"
 
+#include <bit>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 namespace pomona {
@@ -51,5 +53,32 @@ class POMONA_API Mask {
   int64_t size_ = 0;
   std::vector<uint64_t> words_;
 };
+
+// Calls visit(i) for each weight that is kept, in order; a visit that returns false ends it.
+// Returns whether all were visited. O(size / 64 + kept).
+template <class Visit>
+bool for_each_kept(const Mask& mask, Visit visit) {
+  const auto visit_one = [&visit](size_t i) {
+    if constexpr (std::is_same_v<std::invoke_result_t<Visit, size_t>, bool>) {
+      return visit(i);
+    } else {
+      visit(i);
+      return true;
+    }
+  };
+  const auto words = mask.words();
+  for (size_t w = 0; w < words.size(); ++w) {
+    if (words[w] == ~uint64_t{0}) {  // dense: no bit to look for
+      for (size_t i = w * 64; i < w * 64 + 64; ++i) {
+        if (!visit_one(i)) return false;
+      }
+      continue;
+    }
+    for (uint64_t word = words[w]; word != 0; word &= word - 1) {
+      if (!visit_one(w * 64 + static_cast<size_t>(std::countr_zero(word)))) return false;
+    }
+  }
+  return true;
+}
 
 }  // namespace pomona

@@ -42,6 +42,27 @@ TEST(Mask, AndOrFollowTheBits) {
   EXPECT_EQ(a & all, a);
 }
 
+TEST(Mask, ForEachKeptVisitsTheKeptInOrder) {
+  for (const int64_t size : kSizes) {
+    for (const Mask& mask : {thirds(size), Mask(size)}) {
+      Mask seen(size, false);
+      int64_t last = -1;
+      EXPECT_TRUE(pomona::for_each_kept(mask, [&](size_t i) {
+        EXPECT_LT(last, static_cast<int64_t>(i));
+        last = static_cast<int64_t>(i);
+        seen.set(last, true);
+      }));
+      EXPECT_EQ(seen, mask);
+    }
+  }
+}
+
+TEST(Mask, ForEachKeptEndsWhenAVisitReturnsFalse) {
+  int visits = 0;
+  EXPECT_FALSE(pomona::for_each_kept(Mask(200), [&](size_t) { return ++visits < 70; }));
+  EXPECT_EQ(visits, 70);
+}
+
 TEST(Mask, HashTellsMasksAndSizesApart) {
   EXPECT_EQ(thirds(65).hash(), thirds(65).hash());
   EXPECT_NE(thirds(65).hash(), (~thirds(65)).hash());
