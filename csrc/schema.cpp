@@ -14,6 +14,7 @@ TORCH_LIBRARY(pomona, m) {
       " -> Tensor");
   m.def("centroid_grad(Tensor grad, Tensor codes, SymInt k, *, int bits=8) -> Tensor");
 
-  // infer: input W^T + bias on a packed layout.
+  // infer: input W^T + bias on a packed layout, and W itself, float32 [out_features, in_features].
   m.def("packed_linear(Tensor input, Tensor packed, Tensor? bias, SymInt out_features) -> Tensor");
+  m.def("packed_weight(Tensor packed, SymInt out_features, SymInt in_features) -> Tensor");
 }

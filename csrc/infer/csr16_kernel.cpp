@@ -187,17 +187,14 @@ Csr16View check_csr16(std::span<const std::byte> bytes) {
   return view;
 }
 
-std::vector<float> unpack_csr16(const Csr16View& matrix) {
-  std::vector<float> dense(static_cast<size_t>(matrix.rows * matrix.cols));
+void unpack_csr16(const Csr16View& matrix, float* dense) {
   for (int64_t s = 0; s < matrix.rows * matrix.panels; ++s) {
-    float* segment =
-        dense.data() + s / matrix.panels * matrix.cols + s % matrix.panels * kCsr16PanelCols;
+    float* segment = dense + s / matrix.panels * matrix.cols + s % matrix.panels * kCsr16PanelCols;
     for (int64_t e = matrix.row_starts[s]; e < matrix.row_starts[s + 1]; ++e) {
       segment[matrix.columns[e]] =
           matrix.codes != nullptr ? matrix.codebook[matrix.codes[e]] : matrix.values[e];
     }
   }
-  return dense;
 }
 
 namespace {

@@ -62,7 +62,10 @@ Packed check_packed(std::span<const std::byte> bytes) {
 }
 
 std::vector<float> unpack(std::span<const std::byte> packed) {
-  return unpack_csr16(view_csr16(packed));
+  const auto matrix = view_csr16(packed);
+  std::vector<float> dense(static_cast<size_t>(matrix.rows * matrix.cols));
+  unpack_csr16(matrix, dense.data());
+  return dense;
 }
 
 void multiply(std::span<const std::byte> packed, std::span<const float> x, int64_t batch,

@@ -14,9 +14,16 @@ namespace pomona {
 POMONA_API at::Tensor to_tensor(const Packed& packed);
 POMONA_API Packed from_tensor(const at::Tensor& packed);
 
-// input [..., cols] float32, packed uint8 (REQUIRES: made by pack and checked), bias [rows] or none
-// -> [..., rows]. Not differentiable. torch.ops.pomona.packed_linear.
+// input [..., cols] float32, packed uint8 (REQUIRES: made by pack and checked), bias [rows] float32
+// or none -> [..., rows]. Differentiable in input and bias (through the dense weight: packed layers
+// are made for inference); the packed weights get no gradient. torch.ops.pomona.packed_linear.
+// Throws c10::ValueError or c10::TypeError for shapes, dtypes or devices that do not fit.
 POMONA_API at::Tensor packed_linear(const at::Tensor& input, const at::Tensor& packed,
                                     const std::optional<at::Tensor>& bias, int64_t out_features);
+
+// The dense matrix, float32 [out_features, in_features], on the device of `packed` (REQUIRES as
+// above). torch.ops.pomona.packed_weight. Errors as packed_linear.
+POMONA_API at::Tensor packed_weight(const at::Tensor& packed, int64_t out_features,
+                                    int64_t in_features);
 
 }  // namespace pomona

@@ -39,15 +39,23 @@ class POMONA_API SharedLinearImpl : public torch::nn::Cloneable<SharedLinearImpl
 };
 TORCH_MODULE(SharedLinear);
 
-// y = x W^T + b on packed weights; not trainable.
+// y = x W^T + b on packed weights; not trainable. The product is float32; input of another floating
+// dtype is widened and the output has the input's dtype.
 class POMONA_API PackedLinearImpl : public torch::nn::Cloneable<PackedLinearImpl> {
  public:
+  // weight [out, in] float32, float16 or bfloat16, finite; bias [out] or undefined. Copies both.
+  // Throws InvalidArgument otherwise.
   PackedLinearImpl(const at::Tensor& weight, const at::Tensor& bias,
                    Layout layout = Layout::kCsr16);
   explicit PackedLinearImpl(const torch::nn::Linear& linear)
       : PackedLinearImpl(linear->weight, linear->bias) {}
-  void reset() override {}
+  void reset() override;  // what clone() needs: registers copies of the buffers
+  // Checks what it read. Throws InvalidArgument for bytes that pack() did not make or another
+  // shape.
+  void load(torch::serialize::InputArchive& archive) override;
+  void pretty_print(std::ostream& stream) const override;
   at::Tensor forward(const at::Tensor& input);
+  at::Tensor weight() const;  // the dense matrix [out, in], float32, on the device of `packed`
 
   at::Tensor packed;  // uint8 buffer
   at::Tensor bias;    // buffer [out], or undefined
@@ -64,8 +72,10 @@ struct PackChoice {
 };
 
 // Replaces each Linear of a Sequential by a PackedLinear where that is faster on this machine for
-// inputs like `example`, and says what it measured. (Only Sequential: LibTorch's replace_module
-// does not change what another module's forward calls.)
+// inputs like `example`, and says what it measured. The layers run once, one after the other, in
+// eval mode and without gradients; the mode is restored. (Only Sequential: LibTorch's
+// replace_module does not change what another module's forward calls.) Throws InvalidArgument,
+// naming the layer, when one that could be packed holds NaN or Inf; then the model is as it was.
 POMONA_API std::vector<PackChoice> pack_(torch::nn::Sequential& model, const at::Tensor& example);
 
 }  // namespace pomona::nn

@@ -1,0 +1,69 @@
+#include "pomona/error.h"
+#include "pomona/io.h"
+#include "pomona/nn.h"
+
+#include "base/text.h"
+
+#include <torch/serialize/input-archive.h>
+
+#include <ostream>
+
+namespace pomona::nn {
+namespace {
+
+void check_bias(const at::Tensor& bias, int64_t out_features) {
+  if (!bias.defined()) return;
+  if (!bias.is_floating_point() || bias.dim() != 1 || bias.size(0) != out_features) {
+    throw InvalidArgument(text("PackedLinear: expected `bias` to be floating point of shape [",
+                               out_features, "], got ", bias.scalar_type(), " ", bias.sizes(),
+                               "."));
+  }
+}
+
+}  // namespace
+
+PackedLinearImpl::PackedLinearImpl(const at::Tensor& weight, const at::Tensor& bias_or_none,
+                                   Layout layout) {
+  const auto matrix = pack(to_weight("weight", weight), layout);
+  out_features = matrix.rows;
+  in_features = matrix.cols;
+  check_bias(bias_or_none, out_features);
+  packed = to_tensor(matrix).to(weight.device());
+  if (bias_or_none.defined()) bias = bias_or_none.detach().to(weight.device());
+  reset();
+}
+
+void PackedLinearImpl::reset() {
+  packed = register_buffer("packed", packed.clone());
+  if (bias.defined()) bias = register_buffer("bias", bias.clone());
+}
+
+void PackedLinearImpl::load(torch::serialize::InputArchive& archive) {
+  torch::nn::Module::load(archive);
+  const auto matrix = from_tensor(packed);
+  if (matrix.rows != out_features || matrix.cols != in_features) {
+    throw InvalidArgument(text("PackedLinear: expected `packed` of shape [", out_features, ", ",
+                               in_features, "], got [", matrix.rows, ", ", matrix.cols, "]."));
+  }
+  check_bias(bias, out_features);
+}
+
+void PackedLinearImpl::pretty_print(std::ostream& stream) const {
+  stream << "pomona::nn::PackedLinear(in_features=" << in_features
+         << ", out_features=" << out_features << ", bias=" << std::boolalpha << bias.defined()
+         << ")";
+}
+
+at::Tensor PackedLinearImpl::forward(const at::Tensor& input) {
+  const auto wide_bias =
+      bias.defined() ? std::optional<at::Tensor>(bias.to(at::kFloat)) : std::nullopt;
+  if (!input.is_floating_point()) return packed_linear(input, packed, wide_bias, out_features);
+  return packed_linear(input.to(at::kFloat), packed, wide_bias, out_features)
+      .to(input.scalar_type());
+}
+
+at::Tensor PackedLinearImpl::weight() const {
+  return packed_weight(packed, out_features, in_features);
+}
+
+}  // namespace pomona::nn

@@ -1,0 +1,71 @@
+// Tensors <-> Weight.
+#include "pomona/error.h"
+#include "pomona/io.h"
+
+#include "base/text.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/core/ScalarType.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+namespace pomona {
+namespace {
+
+constexpr std::array<std::pair<DType, at::ScalarType>, kDTypeCount> kDTypes{{
+    {DType::kFloat32, at::kFloat},
+    {DType::kFloat16, at::kHalf},
+    {DType::kBFloat16, at::kBFloat16},
+    {DType::kFloat64, at::kDouble},
+    {DType::kUInt8, at::kByte},
+    {DType::kInt8, at::kChar},
+    {DType::kInt16, at::kShort},
+    {DType::kInt32, at::kInt},
+    {DType::kInt64, at::kLong},
+    {DType::kBool, at::kBool},
+}};
+
+[[noreturn]] void refuse(const std::string& name, const std::string& condition,
+                         const std::string& got) {
+  throw InvalidArgument(
+      text("to_weight: expected `", name, "` to ", condition, ", got ", got, "."));
+}
+
+DType dtype_of(const std::string& name, const at::Tensor& tensor) {
+  for (const auto& [dtype, scalar_type] : kDTypes) {
+    if (scalar_type == tensor.scalar_type()) return dtype;
+  }
+  refuse(name, "have a dtype that a file can hold (float, integer or bool)",
+         c10::toString(tensor.scalar_type()));
+}
+
+void check_dense(const std::string& name, const at::Tensor& tensor) {
+  if (!tensor.defined()) refuse(name, "be a tensor", "an undefined one");
+  if (tensor.is_quantized()) refuse(name, "be dense", "a quantized tensor");
+  if (tensor.layout() != at::kStrided) {
+    refuse(name, "be dense", text("layout ", tensor.layout(), ". Call to_dense() on it first"));
+  }
+  if (tensor.is_meta()) refuse(name, "have data", "a tensor on the meta device");
+}
+
+}  // namespace
+
+Weight to_weight(const std::string& name, const at::Tensor& tensor) {
+  check_dense(name, tensor);
+  const DType dtype = dtype_of(name, tensor);
+  const at::Tensor dense = tensor.detach().cpu().resolve_neg().contiguous();
+  return make_weight(name, dtype, dense.sizes().vec(),
+                     {static_cast<const std::byte*>(dense.const_data_ptr()), dense.nbytes()});
+}
+
+at::Tensor to_tensor(const Weight& weight) {
+  const auto dense = weight.to_dense();
+  const auto row = std::ranges::find(kDTypes, weight.dtype, &decltype(kDTypes)::value_type::first);
+  at::Tensor tensor = at::empty(weight.shape, row->second);
+  if (!dense.empty()) std::memcpy(tensor.mutable_data_ptr(), dense.data(), dense.size());
+  return tensor;
+}
+
+}  // namespace pomona
