@@ -103,20 +103,22 @@ void Block::wait_for_block(const CallSite& site) {
   Thread& thread = threads_[running_];
   thread.state = State::kAtBarrier;
   thread.call.site = site;
+  ++at_barrier_;
   ready_.erase(running_);
   open_barrier_if_all_wait();
   Fiber::suspend();
 }
 
 void Block::open_barrier_if_all_wait() {
+  if (at_barrier_ < living_) return;
   const CallSite* site = nullptr;
   for (const Thread& thread : threads_) {
     if (thread.state == State::kEnded) continue;
-    if (thread.state != State::kAtBarrier) return;
     // Two barriers in the source are two barriers here, though a GPU might take them for one.
     if (site != nullptr && !(*site == thread.call.site)) return;
     site = &thread.call.site;
   }
+  at_barrier_ = 0;
   for (unsigned t = 0; t < threads_.size(); ++t) {
     if (threads_[t].state == State::kAtBarrier) set_ready(t);
   }

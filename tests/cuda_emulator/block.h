@@ -104,6 +104,7 @@ class Block {
   std::set<unsigned> ready_;
   unsigned running_ = 0;
   unsigned living_ = 0;
+  unsigned at_barrier_ = 0;
 };
 
 }  // namespace pomona::emulator

@@ -27,6 +27,17 @@ inline void PrintTo(const Schedule& schedule, std::ostream* out) {
 class InEveryOrder : public testing::TestWithParam<Schedule> {
  protected:
   const Schedule& schedule() const { return GetParam(); }
+  // What the launch_ functions of the kernel files take: launch(kernel, grid, block, arguments...).
+  auto launcher() {
+    return [this](auto kernel, dim3 grid, dim3 block, const auto&... arguments) {
+      ++launches_;
+      launch(schedule(), grid, block, kernel, arguments...);
+    };
+  }
+  int launches() const { return launches_; }
+
+ private:
+  int launches_ = 0;
 };
 
 // INSTANTIATE_TEST_SUITE_P(Suite, ...) needs these two.
