@@ -17,8 +17,8 @@ namespace pomona {
 
 // How a file is coded.
 struct Coding {
-  // Bits of a gap (thesis: 5 fc, 8 conv). 0: for each tensor the width from 2 to 8 whose coded size
-  // is least.
+  // Bits of a gap, 2 to 8 (thesis: 5 fc, 8 conv). 0: for each tensor the width from 2 to 8 whose
+  // coded size is least.
   int gap_bits = 0;
 };
 
@@ -52,10 +52,11 @@ class POMONA_API FileWriter {
   FileWriter(const FileWriter&) = delete;
   FileWriter& operator=(const FileWriter&) = delete;
 
-  // Throws InvalidArgument for a weight that fails check() or a name that stands twice, FileError
-  // when the disk is full.
+  // Throws InvalidArgument for a weight that fails check(), has more than 2^36 elements or a name
+  // that stands twice (the writer goes on), FileError when the disk is full (the writer is done).
   FileEntry add(const Weight& weight);
-  // Flushes to the disk and renames. Returns the size of the file in bytes. Throws FileError.
+  // Flushes to the disk and renames. Returns the size of the file in bytes. Throws FileError;
+  // InvalidArgument when it was called before or add() met a FileError.
   uint64_t commit();
 
  private:
@@ -76,8 +77,12 @@ class POMONA_API FileReader {
   const std::vector<FileEntry>& entries() const;  // in the order written
   uint64_t size() const;                          // of the whole file, bytes
   bool contains(std::string_view name) const;
-  // Throws InvalidArgument when there is no such name, CorruptFile when a section is damaged.
+  // Throws InvalidArgument when there is no such name, CorruptFile when a section is damaged. Any
+  // number of threads may read at once.
   Weight read(std::string_view name) const;
+  // Reads every tensor and lets it go: after this the file is known to be whole. Throws
+  // CorruptFile.
+  void verify() const;
 
  private:
   struct Impl;
