@@ -1,5 +1,6 @@
 #pragma once
-// y = W x + bias on the layout csr16 (drawn in csrc/infer/csr16_kernel.h) on the GPU: a warp a row.
+// The layout csr16 (drawn in csrc/infer/csr16_kernel.h) on the GPU: y = W x + bias, and W itself; a
+// warp a row.
 //
 // The lanes of a warp take the entries of a row in turn, so columns and codes are read side by
 // side; each entry is read once for a tile of rows of x; a butterfly of shuffles adds the lanes.
@@ -16,106 +17,166 @@
 
 namespace pomona {
 
-inline constexpr unsigned kCsr16Threads = 256;  // eight rows a block
+inline constexpr unsigned kCsr16Threads = 256;
+inline constexpr unsigned kCsr16RowsPerBlock = kCsr16Threads / 32;
+inline constexpr int64_t kCsr16MaxRowBlocks = 1 << 20;  // from there on, more rows for each warp
 inline constexpr int kCsr16BatchTile = 8;
 inline constexpr int kCsr16Codes = 256;
 
-// What a launch is about; every pointer is on the device.
-struct Csr16Product {
-  const std::byte* packed;  // csr16, aligned to 8 bytes
-  int64_t packed_size;
-  int64_t rows, cols, panels;
-  const float* x;  // [batch, cols]
-  int64_t batch;
-  const float* bias;  // [rows] or null
-  float* y;           // [batch, rows]
+// Packed bytes on the device, aligned to 8, and what the caller takes them for: the host cannot
+// look at the header before the launch, so the kernels compare it, and give NaN where it differs.
+struct Csr16Buffer {
+  const std::byte* bytes = nullptr;
+  int64_t size = 0;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t panels = 1;  // csr16_panels(cols)
 };
 
-// Whether the buffer is what the caller takes it for: the host cannot look before the launch.
-__device__ __forceinline__ bool fits(const Csr16Header& header, const Csr16Product& product) {
-  return header.magic == kCsr16Magic && header.layout == static_cast<uint8_t>(Layout::kCsr16) &&
-         header.version == kCsr16Version && header.size == product.packed_size &&
-         header.rows == product.rows && header.cols == product.cols;
+// The sections of the buffer. False when it is no csr16 matrix [rows, cols] of `size` bytes; then
+// nothing but the header was read.
+__device__ __forceinline__ bool view_on_device(const Csr16Buffer& buffer, Csr16View& view) {
+  const auto& header = *reinterpret_cast<const Csr16Header*>(buffer.bytes);
+  if (header.magic != kCsr16Magic || header.layout != static_cast<uint8_t>(Layout::kCsr16) ||
+      header.version != kCsr16Version || header.size != buffer.size || header.rows != buffer.rows ||
+      header.cols != buffer.cols) {
+    return false;
+  }
+  view.rows = header.rows;
+  view.cols = header.cols;
+  view.panels = buffer.panels;
+  view.centroids = header.centroids;
+  view.row_starts = reinterpret_cast<const int64_t*>(buffer.bytes + header.row_starts_at);
+  view.columns = reinterpret_cast<const uint16_t*>(buffer.bytes + header.columns_at);
+  if (header.centroids > 0) {
+    view.codes = reinterpret_cast<const uint8_t*>(buffer.bytes + header.weights_at);
+    view.codebook = reinterpret_cast<const float*>(buffer.bytes + header.codebook_at);
+  } else {
+    view.values = reinterpret_cast<const float*>(buffer.bytes + header.weights_at);
+  }
+  return true;
 }
 
-// Adds this lane's entries of one row times kTile rows of x. `count` of them exist.
-template <int kTile>
-__device__ __forceinline__ void add_row(const Csr16Header& header, const Csr16Product& product,
-                                        const float* table, int64_t row, const float* x, int count,
-                                        float (&sums)[kTile]) {
-  const auto* row_starts = reinterpret_cast<const int64_t*>(product.packed + header.row_starts_at);
-  const auto* columns = reinterpret_cast<const uint16_t*>(product.packed + header.columns_at);
-  const auto* codes = reinterpret_cast<const uint8_t*>(product.packed + header.weights_at);
-  const auto* values = reinterpret_cast<const float*>(product.packed + header.weights_at);
-  const bool is_shared = header.centroids > 0;
+// Calls entry(column, weight) for this lane's entries of a row. `codebook` may be a copy of the
+// matrix's; it is not read when there are no codes.
+template <class Entry>
+__device__ __forceinline__ void for_each_entry_of_lane(const Csr16View& matrix,
+                                                       const float* codebook, int64_t row,
+                                                       const Entry& entry) {
   const int lane = static_cast<int>(threadIdx.x) % warpSize;
-  for (int64_t panel = 0; panel < product.panels; ++panel) {
-    const int64_t* segment = row_starts + row * product.panels + panel;
-    const float* from = x + panel * kCsr16PanelCols;
-    for (int64_t entry = segment[0] + lane; entry < segment[1]; entry += warpSize) {
-      const float weight = is_shared ? table[codes[entry]] : values[entry];
-      const float* input = from + columns[entry];
-      for (int t = 0; t < kTile; ++t) {
-        if (t < count) sums[t] += weight * input[t * product.cols];
-      }
+  for (int64_t panel = 0; panel < matrix.panels; ++panel) {
+    const int64_t* segment = matrix.row_starts + row * matrix.panels + panel;
+    for (int64_t e = segment[0] + lane; e < segment[1]; e += warpSize) {
+      const float weight = matrix.codes != nullptr ? codebook[matrix.codes[e]] : matrix.values[e];
+      entry(panel * kCsr16PanelCols + matrix.columns[e], weight);
     }
   }
 }
 
-// Block (i, j) serves rows 8 i to 8 i + 7 of y and tile j of the batch, then those a grid further.
+// The sum of `value` over the lanes of the warp, in every lane.
+__device__ __forceinline__ float sum_of_lanes(float value) {
+  for (int delta = warpSize / 2; delta > 0; delta /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, delta);
+  }
+  return value;
+}
+
+// The row of this warp; the rows of the grid's next round begin row_step() later.
+__device__ __forceinline__ int64_t first_row() {
+  return int64_t{blockIdx.x} * kCsr16RowsPerBlock + threadIdx.x / static_cast<unsigned>(warpSize);
+}
+__device__ __forceinline__ int64_t row_step() {
+  return int64_t{gridDim.x} * kCsr16RowsPerBlock;
+}
+
+// y [batch, rows] of x [batch, cols]; bias [rows] or null; all on the device.
+struct Csr16Product {
+  Csr16Buffer weight;
+  const float* x = nullptr;
+  int64_t batch = 0;
+  const float* bias = nullptr;
+  float* y = nullptr;
+};
+
+// Block (i, j) serves eight rows of W and tile j of the batch, then those a grid further on.
 template <int kTile>
 __global__ void __launch_bounds__(kCsr16Threads) csr16_multiply_kernel(const Csr16Product product) {
-  __shared__ float table[kCsr16Codes];
-  const auto& header = *reinterpret_cast<const Csr16Header*>(product.packed);
-  const bool is_right = fits(header, product);
-  const auto thread = static_cast<int>(threadIdx.x);
-  if (is_right && thread < static_cast<int>(header.centroids)) {
-    table[thread] = reinterpret_cast<const float*>(product.packed + header.codebook_at)[thread];
-  }
+  __shared__ float codebook[kCsr16Codes];
+  Csr16View matrix;
+  const bool is_right = view_on_device(product.weight, matrix);
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < matrix.centroids) codebook[thread] = matrix.codebook[thread];
   __syncthreads();
-  const unsigned rows_per_block = kCsr16Threads / static_cast<unsigned>(warpSize);
-  const int64_t row_step = int64_t{gridDim.x} * rows_per_block;
-  const int64_t first_row = int64_t{blockIdx.x} * rows_per_block + thread / warpSize;
+  const int64_t rows = product.weight.rows, cols = product.weight.cols;
   for (int64_t first = int64_t{blockIdx.y} * kTile; first < product.batch;
        first += int64_t{gridDim.y} * kTile) {
     const int count = static_cast<int>(min(product.batch - first, int64_t{kTile}));
-    for (int64_t row = first_row; row < product.rows; row += row_step) {
+    const float* x = product.x + first * cols;
+    for (int64_t row = first_row(); row < rows; row += row_step()) {
       float sums[kTile] = {};
       if (is_right) {
-        add_row<kTile>(header, product, table, row, product.x + first * product.cols, count, sums);
+        for_each_entry_of_lane(matrix, codebook, row, [&](int64_t column, float weight) {
+          for (int t = 0; t < kTile; ++t) {
+            if (t < count) sums[t] += weight * x[t * cols + column];
+          }
+        });
       }
-      for (int t = 0; t < count; ++t) {
-        float sum = sums[t];
-        for (int delta = warpSize / 2; delta > 0; delta /= 2) {
-          sum += __shfl_xor_sync(0xffffffffu, sum, delta);
-        }
-        if (product.bias != nullptr) sum += product.bias[row];
-        if (thread % warpSize == 0) {
-          product.y[(first + t) * product.rows + row] = is_right ? sum : NAN;
+      const float bias = product.bias != nullptr ? product.bias[row] : 0.0f;
+      for (int t = 0; t < kTile; ++t) {
+        const float sum = sum_of_lanes(sums[t]);
+        if (thread % warpSize == 0 && t < count) {
+          product.y[(first + t) * rows + row] = is_right ? sum + bias : NAN;
         }
       }
     }
   }
 }
 
-// y of every row and every row of x; NaN where the buffer's header is not that of a csr16 matrix
-// [rows, cols] of packed_size bytes. Nothing when y is empty. REQUIRES: packed_size >=
-// sizeof(Csr16Header); the sections are what check_csr16 accepts.
+// The stored weights into dense [rows, cols]. REQUIRES: dense holds zeros.
+__global__ void __launch_bounds__(kCsr16Threads)
+    csr16_unpack_kernel(const Csr16Buffer buffer, float* __restrict__ dense) {
+  Csr16View matrix;
+  const bool is_right = view_on_device(buffer, matrix);
+  for (int64_t row = first_row(); row < buffer.rows; row += row_step()) {
+    float* to = dense + row * buffer.cols;
+    if (is_right) {
+      for_each_entry_of_lane(matrix, matrix.codebook, row,
+                             [&](int64_t column, float weight) { to[column] = weight; });
+      continue;
+    }
+    for (int64_t column = static_cast<int>(threadIdx.x) % warpSize; column < buffer.cols;
+         column += warpSize) {
+      to[column] = NAN;
+    }
+  }
+}
+
+inline unsigned csr16_row_blocks(int64_t rows) {
+  const int64_t blocks = (rows + kCsr16RowsPerBlock - 1) / kCsr16RowsPerBlock;
+  return static_cast<unsigned>(std::min(blocks, kCsr16MaxRowBlocks));
+}
+
+// y of every row and every row of x; NaN where the buffer is another matrix's. Nothing when y is
+// empty. REQUIRES: at least sizeof(Csr16Header) bytes; sections that check_csr16 accepts.
 template <class Launch>
 void launch_csr16_multiply(const Launch& launch, const Csr16Product& product) {
-  constexpr int64_t kMaxRowBlocks = 1 << 20, kMaxBatchBlocks = 65535;
-  constexpr int64_t kRowsPerBlock = kCsr16Threads / 32;
-  if (product.batch == 0 || product.rows == 0) return;
-  const auto blocks = [](int64_t count, int64_t each, int64_t most) {
-    return static_cast<unsigned>(std::min((count + each - 1) / each, most));
-  };
-  const unsigned row_blocks = blocks(product.rows, kRowsPerBlock, kMaxRowBlocks);
+  constexpr int64_t kMaxBatchBlocks = 65535;
+  if (product.batch == 0 || product.weight.rows == 0) return;
+  const unsigned row_blocks = csr16_row_blocks(product.weight.rows);
   if (product.batch == 1) {
     launch(&csr16_multiply_kernel<1>, row_blocks, kCsr16Threads, product);
     return;
   }
-  const dim3 grid(row_blocks, blocks(product.batch, kCsr16BatchTile, kMaxBatchBlocks));
+  const int64_t tiles = (product.batch + kCsr16BatchTile - 1) / kCsr16BatchTile;
+  const dim3 grid(row_blocks, static_cast<unsigned>(std::min(tiles, kMaxBatchBlocks)));
   launch(&csr16_multiply_kernel<kCsr16BatchTile>, grid, kCsr16Threads, product);
+}
+
+// W; NaN where the buffer is another matrix's. REQUIRES: as above, and dense holds zeros.
+template <class Launch>
+void launch_csr16_unpack(const Launch& launch, const Csr16Buffer& buffer, float* dense) {
+  if (buffer.rows == 0 || buffer.cols == 0) return;
+  launch(&csr16_unpack_kernel, csr16_row_blocks(buffer.rows), kCsr16Threads, buffer, dense);
 }
 
 }  // namespace pomona

@@ -42,23 +42,32 @@ std::vector<float> random_floats(int64_t count, uint64_t seed) {
   return values;
 }
 
+Csr16Buffer buffer_of(const std::vector<std::byte>& packed, int64_t rows, int64_t cols) {
+  return {.bytes = packed.data(),
+          .size = static_cast<int64_t>(packed.size()),
+          .rows = rows,
+          .cols = cols,
+          .panels = csr16_panels(cols)};
+}
+
 class Csr16Kernel : public InEveryOrder {
  protected:
   std::vector<float> multiply(const std::vector<std::byte>& packed, int64_t rows, int64_t cols,
                               const std::vector<float>& x, int64_t batch,
                               const std::vector<float>& bias) {
     std::vector<float> y(static_cast<size_t>(batch * rows));
-    launch_csr16_multiply(launcher(),
-                          Csr16Product{.packed = packed.data(),
-                                       .packed_size = static_cast<int64_t>(packed.size()),
-                                       .rows = rows,
-                                       .cols = cols,
-                                       .panels = csr16_panels(cols),
-                                       .x = x.data(),
-                                       .batch = batch,
-                                       .bias = bias.empty() ? nullptr : bias.data(),
-                                       .y = y.data()});
+    launch_csr16_multiply(launcher(), Csr16Product{.weight = buffer_of(packed, rows, cols),
+                                                   .x = x.data(),
+                                                   .batch = batch,
+                                                   .bias = bias.empty() ? nullptr : bias.data(),
+                                                   .y = y.data()});
     return y;
+  }
+
+  std::vector<float> unpack(const std::vector<std::byte>& packed, int64_t rows, int64_t cols) {
+    std::vector<float> dense(static_cast<size_t>(rows * cols));
+    launch_csr16_unpack(launcher(), buffer_of(packed, rows, cols), dense.data());
+    return dense;
   }
 
   void expect_product(const Example& w, int64_t batch, bool has_bias) {
@@ -101,7 +110,34 @@ TEST_P(Csr16Kernel, EqualsTheDenseProductForBatchesAroundATile) {
 }
 
 TEST_P(Csr16Kernel, ReadsColumnsOfLaterPanels) {
-  expect_product(make_example(3, 65536 + 40, 0.002, true), 2, true);
+  const auto example = make_example(3, 65536 + 40, 0.002, true);
+  expect_product(example, 2, true);
+  EXPECT_EQ(unpack(example.packed, example.rows, example.cols), example.dense);
+}
+
+TEST_P(Csr16Kernel, UnpacksTheMatrixExactly) {
+  for (const bool is_shared : {true, false}) {
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{9, 33}, {40, 31}, {8, 200}}) {
+      const auto example = make_example(rows, cols, 0.5, is_shared);
+      EXPECT_EQ(unpack(example.packed, rows, cols), example.dense);
+    }
+  }
+}
+
+TEST_P(Csr16Kernel, ServesMoreRowsThanItsGridHas) {
+  const auto example = make_example(21, 50, 0.3, true);
+  std::vector<float> dense(example.dense.size());
+  launch(schedule(), 1, kCsr16Threads, &csr16_unpack_kernel,
+         buffer_of(example.packed, example.rows, example.cols), dense.data());
+  EXPECT_EQ(dense, example.dense);
+  const auto x = random_floats(20 * 50, 6);
+  std::vector<float> y(20 * 21), of_one_block(20 * 21);
+  Csr16Product product{.weight = buffer_of(example.packed, 21, 50), .x = x.data(), .batch = 20};
+  product.y = y.data();
+  launch_csr16_multiply(launcher(), product);
+  product.y = of_one_block.data();
+  launch(schedule(), 1, kCsr16Threads, &csr16_multiply_kernel<kCsr16BatchTile>, product);
+  EXPECT_EQ(y, of_one_block);
 }
 
 TEST_P(Csr16Kernel, GivesTheBiasWhereRowsAreEmpty) {
@@ -129,6 +165,7 @@ TEST_P(Csr16Kernel, GivesNaNForABufferOfAnotherMatrix) {
     for (const float value : multiply(packed, rows, cols, x, 2, {})) {
       EXPECT_TRUE(std::isnan(value));
     }
+    for (const float value : unpack(packed, rows, cols)) EXPECT_TRUE(std::isnan(value));
   };
   expect_nan(example.packed, 10, 40);
   expect_nan(example.packed, 9, 41);
@@ -144,6 +181,7 @@ TEST_P(Csr16Kernel, DoesNotLaunchForNothing) {
   multiply(example.packed, 3, 8, {}, 0, {});
   const auto no_rows = pack_csr16(make_weight("w", DType::kFloat32, {0, 8}, {}));
   multiply(no_rows, 0, 8, std::vector<float>(8), 1, {});
+  unpack(no_rows, 0, 8);
   EXPECT_EQ(launches(), 0);
 }
 

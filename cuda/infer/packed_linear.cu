@@ -1,0 +1,68 @@
+// packed_linear and packed_weight on CUDA: checks, guard, stream, launch.
+#include "base/stream_launcher.cuh"
+#include "infer/csr16_kernel.cuh"
+#include "infer/packed_linear.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/util/accumulate.h>
+#include <torch/library.h>
+
+namespace pomona {
+namespace {
+
+// Contiguous and at an address that int64 can be read from: a slice of a larger buffer may begin
+// anywhere.
+at::Tensor aligned(const at::Tensor& packed) {
+  at::Tensor bytes = packed.contiguous();
+  const auto address = reinterpret_cast<uintptr_t>(bytes.const_data_ptr());
+  return address % alignof(int64_t) == 0 ? bytes : bytes.clone();
+}
+
+Csr16Buffer buffer_of(const at::Tensor& bytes, int64_t rows, int64_t cols) {
+  return {.bytes = static_cast<const std::byte*>(bytes.const_data_ptr()),
+          .size = bytes.numel(),
+          .rows = rows,
+          .cols = cols,
+          .panels = csr16_panels(cols)};
+}
+
+at::Tensor packed_linear_cuda(const at::Tensor& input, const at::Tensor& packed,
+                              const std::optional<at::Tensor>& bias, int64_t out_features) {
+  check_packed_linear(input, packed, bias, out_features);
+  const c10::cuda::CUDAGuard guard(input.device());
+  const at::Tensor bytes = aligned(packed), x = input.contiguous();
+  const at::Tensor b = bias ? bias->contiguous() : at::Tensor();
+  const auto leading = input.sizes().slice(0, static_cast<size_t>(input.dim() - 1));
+  auto sizes = leading.vec();
+  sizes.push_back(out_features);
+  const at::Tensor y = at::empty(sizes, input.options());
+  launch_csr16_multiply(on_current_stream(),
+                        Csr16Product{.weight = buffer_of(bytes, out_features, input.size(-1)),
+                                     .x = x.const_data_ptr<float>(),
+                                     .batch = c10::multiply_integers(leading),
+                                     .bias = b.defined() ? b.const_data_ptr<float>() : nullptr,
+                                     .y = y.mutable_data_ptr<float>()});
+  return y;
+}
+
+at::Tensor packed_weight_cuda(const at::Tensor& packed, int64_t out_features, int64_t in_features) {
+  check_packed_weight(packed, out_features, in_features);
+  const c10::cuda::CUDAGuard guard(packed.device());
+  const at::Tensor bytes = aligned(packed);
+  const at::Tensor weight =
+      at::zeros({out_features, in_features}, packed.options().dtype(at::kFloat));
+  launch_csr16_unpack(on_current_stream(), buffer_of(bytes, out_features, in_features),
+                      weight.mutable_data_ptr<float>());
+  return weight;
+}
+
+}  // namespace
+}  // namespace pomona
+
+TORCH_LIBRARY_IMPL(pomona, CUDA, m) {
+  m.impl("packed_linear", &pomona::packed_linear_cuda);
+  m.impl("packed_weight", &pomona::packed_weight_cuda);
+}
