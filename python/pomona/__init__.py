@@ -7,8 +7,9 @@ from pathlib import Path
 # First: loads libtorch, which our libraries then find by SONAME even when no run path leads to it.
 import torch
 
-from . import _C
+from . import _C, nn, quantize
 from ._C import CorruptFile, InvalidArgument
+from .quantize import Sharer
 from .rules import Prune, Share, rules_from_json, rules_to_json
 
 __version__: str = _C.version()
@@ -36,8 +37,11 @@ __all__ = [
     "InvalidArgument",
     "Prune",
     "Share",
+    "Sharer",
     "cmake_prefix_path",
     "cuda_available",
+    "nn",
+    "quantize",
     "rules_from_json",
     "rules_to_json",
     "why_no_cuda",

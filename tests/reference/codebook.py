@@ -32,7 +32,7 @@ def centroid_grad(grad: torch.Tensor, codes: list[int], k: int) -> torch.Tensor:
 
 
 def lloyd(values: list[float], k: int, iterations: int = 10_000) -> list[float]:
-    """k-means of scalars: k centroids equally spaced over [min, max], then assign and average until nothing moves.
+    """k-means of scalars from k centroids equally spaced over [min, max], until nothing moves.
 
     Returns the centroids that have members, or the distinct values when there are at most k.
     """

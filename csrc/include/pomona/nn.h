@@ -17,21 +17,27 @@
 
 namespace pomona::nn {
 
-// y = x W^T + b with W = lookup(codebook, codes). `codebook` [k] is the Parameter; `codes` is a
-// buffer of packed codes, flat. A layer with pruned weights has code 0 = 0.0, which no entry of
-// `codebook` holds and no step can move.
+// y = x W^T + b with W = lookup(codebook, codes) (thesis §4.2). `codebook` [k] is the Parameter;
+// `codes` is a buffer of packed codes, flat. A layer with pruned weights has code 0 = 0.0, which no
+// entry of `codebook` holds and no step can move. A code outside the codebook (a damaged archive)
+// gives NaN.
 class POMONA_API SharedLinearImpl : public torch::nn::Cloneable<SharedLinearImpl> {
  public:
-  // weight [out, in] with at most 256 distinct values (zero included). Throws InvalidArgument
-  // otherwise.
+  // weight [out, in] with at most 256 distinct values (zero included), bias [out] or undefined;
+  // both are copied. Throws InvalidArgument, with the count, otherwise; for NaN or Inf; and for a
+  // weight that is not floating-point or has not two dimensions.
   SharedLinearImpl(const at::Tensor& weight, const at::Tensor& bias);
   explicit SharedLinearImpl(const torch::nn::Linear& linear)
       : SharedLinearImpl(linear->weight, linear->bias) {}
-  void reset() override {}
+  void reset() override;
+  // As Module, which would cast buffers too: the codes stay uint8.
+  void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override;
+  void to(torch::Dtype dtype, bool non_blocking = false) override;
+  void to(torch::Device device, bool non_blocking = false) override;
   at::Tensor forward(const at::Tensor& input);
   at::Tensor weight() const;  // [out, in], differentiable
 
-  at::Tensor codebook;  // Parameter [k]
+  at::Tensor codebook;  // Parameter [k], ascending when made
   at::Tensor codes;     // uint8 [packed_size(out * in, bits)]
   at::Tensor bias;      // Parameter [out], or undefined
   int64_t in_features, out_features, bits;

@@ -87,7 +87,9 @@ def test_a_code_outside_the_codebook_gives_nan_and_its_gradient_is_dropped(bits)
     packed = reference.pack([0, last, 0], bits)
     for dtype in DTYPES:
         weight = lookup(torch.full((last,), 3.0, dtype=dtype), packed, [3], bits=bits)
-        assert weight[0] == 3 and weight[1].isnan() and weight[2] == 3
+        assert weight[0] == 3
+        assert weight[1].isnan()
+        assert weight[2] == 3
         sums = centroid_grad(torch.tensor([1, 5, 2], dtype=dtype), packed, last, bits=bits)
         assert sums.tolist() == [3.0] + [0.0] * (last - 1)
 
@@ -113,7 +115,7 @@ def test_strides_of_gradient_and_codes_do_not_matter():
     assert torch.equal(centroid_grad(ones, codes, 4), codes.flatten().bincount(minlength=4).float())
 
 
-# ---------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # Derivatives
 
 
@@ -151,7 +153,8 @@ def test_the_gradient_has_the_dtype_of_the_codebook():
         for out in DTYPES:
             book = torch.ones(1, dtype=dtype, requires_grad=True)
             lookup(book, codes, [4], dtype=out).sum().backward()
-            assert book.grad.dtype == dtype and book.grad.item() == 4
+            assert book.grad.dtype == dtype
+            assert book.grad.item() == 4
 
 
 def test_autocast_casts_the_codebook_and_not_the_weight():
@@ -160,13 +163,15 @@ def test_autocast_casts_the_codebook_and_not_the_weight():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         weight = lookup(book, codes, [8, 8])
         exact = lookup(book, codes, [8, 8], dtype=torch.float32)
-    assert weight.dtype == torch.bfloat16 and exact.dtype == torch.float32
+    assert weight.dtype == torch.bfloat16
+    assert exact.dtype == torch.float32
     assert torch.equal(exact, torch.full((8, 8), 0.1))
     weight.sum().backward()
-    assert book.grad.dtype == torch.float32 and book.grad.item() == 64
+    assert book.grad.dtype == torch.float32
+    assert book.grad.item() == 64
 
 
-# ---------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # opcheck, compile, export
 
 
@@ -217,7 +222,7 @@ def test_export_keeps_the_operator():
     torch.testing.assert_close(program.module()(y), layer(y))
 
 
-# ---------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # Bad input: the message of each check, on CPU and on Meta alike
 
 BOOK, CODES, GRAD = torch.randn(4), torch.zeros(6, dtype=torch.uint8), torch.randn(6)
