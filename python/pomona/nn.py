@@ -59,6 +59,7 @@ class SharedLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        """Make the frame; every weight is zero."""
         super().__init__()
         codes = centroids + has_zero
         if centroids < 0 or not 1 <= codes <= _MAX_VALUES:
@@ -151,7 +152,8 @@ class SharedLinear(nn.Module):
         """What stands between the brackets of repr()."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"centroids={len(self.codebook)}, has_zero={self.has_zero}, bits={self.bits}, bias={self.bias is not None}"
+            f"centroids={len(self.codebook)}, has_zero={self.has_zero}, bits={self.bits}, "
+            f"bias={self.bias is not None}"
         )
 
     def _load_from_state_dict(
@@ -175,9 +177,7 @@ class SharedLinear(nn.Module):
 
     def _problem_of(self, codes: torch.Tensor | None, metadata: dict[str, Any]) -> str:
         if metadata.get("has_zero", self.has_zero) != self.has_zero:
-            return (
-                f"expected a layer with has_zero={self.has_zero}, got has_zero={not self.has_zero}."
-            )
+            return f"expected a layer with has_zero={self.has_zero}, got one with the other."
         if codes is None or codes.shape != self.codes.shape:
             return ""  # nn.Module has words for these
         if codes.dtype != torch.uint8:

@@ -177,6 +177,7 @@ class Sharer(Shell):
         optimizer: Any = None,
         reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
+        """Find the parameters and attach the optimizer; the model is as it was."""
         super().__init__(model)
         if reduction not in ("mean", "sum"):
             raise _C.InvalidArgument(

@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <random>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -108,9 +108,8 @@ TEST(FitCodebook, DropsCentroidsWithoutMembers) {
 TEST(FitCodebook, AscendsStrictly) {
   for (const int k : {2, 16, 255, 256}) {
     const auto codebook = fit_codebook(normal_values(5000, 7), k);
-    EXPECT_TRUE(std::is_sorted(codebook.begin(), codebook.end(), std::less_equal<float>{}) ||
-                codebook.size() == 1);
-    EXPECT_EQ(std::set<float>(codebook.begin(), codebook.end()).size(), codebook.size());
+    EXPECT_EQ(std::adjacent_find(codebook.begin(), codebook.end(), std::greater_equal<float>{}),
+              codebook.end());
   }
 }
 
