@@ -11,8 +11,10 @@
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/where.h>
+#include <torch/serialize/input-archive.h>
 
 #include <algorithm>
+#include <ostream>
 
 namespace pomona::nn {
 namespace {
@@ -82,6 +84,37 @@ void SharedLinearImpl::reset() {
   codes = register_buffer("codes", codes.clone());
   if (bias.defined()) bias = bias.detach().clone();
   bias = register_parameter("bias", bias, bias.defined());
+}
+
+void SharedLinearImpl::load(torch::serialize::InputArchive& archive) {
+  Module::load(archive);
+  const int64_t entries = codebook.numel() + (has_zero ? 1 : 0);
+  const int64_t count = in_features * out_features;
+  if (codebook.dim() != 1 || entries < 1 || entries > int64_t{1} << bits) {
+    throw InvalidArgument(text("SharedLinear: expected `codebook` [k] for codes of ", bits,
+                               " bits, got ", codebook.sizes(), "."));
+  }
+  const at::Tensor bytes = codes.cpu().contiguous();
+  if (bytes.scalar_type() != at::kByte ||
+      bytes.sizes() != at::IntArrayRef{packed_size(count, static_cast<int>(bits))}) {
+    throw InvalidArgument(text("SharedLinear: expected `codes` to be ", count, " codes of ", bits,
+                               " bits, got ", bytes.scalar_type(), " ", bytes.sizes(), "."));
+  }
+  const auto unpacked =
+      unpack_bits({bytes.const_data_ptr<uint8_t>(), static_cast<size_t>(bytes.numel())}, count,
+                  static_cast<int>(bits));
+  const auto highest = std::max_element(unpacked.begin(), unpacked.end());
+  if (highest != unpacked.end() && *highest >= entries) {
+    throw InvalidArgument(
+        text("SharedLinear: expected `codes` up to ", entries - 1, ", got ", int{*highest}, "."));
+  }
+}
+
+void SharedLinearImpl::pretty_print(std::ostream& stream) const {
+  stream << "pomona::nn::SharedLinear(in_features=" << in_features
+         << ", out_features=" << out_features << ", centroids=" << codebook.numel()
+         << std::boolalpha << ", has_zero=" << has_zero << ", bits=" << bits
+         << ", bias=" << bias.defined() << ")";
 }
 
 void SharedLinearImpl::to(torch::Device device, torch::Dtype dtype, bool non_blocking) {

@@ -19,8 +19,7 @@ namespace pomona::nn {
 
 // y = x W^T + b with W = lookup(codebook, codes) (thesis §4.2). `codebook` [k] is the Parameter;
 // `codes` is a buffer of packed codes, flat. A layer with pruned weights has code 0 = 0.0, which no
-// entry of `codebook` holds and no step can move. A code outside the codebook (a damaged archive)
-// gives NaN.
+// entry of `codebook` holds and no step can move.
 class POMONA_API SharedLinearImpl : public torch::nn::Cloneable<SharedLinearImpl> {
  public:
   // weight [out, in] with at most 256 distinct values (zero included), bias [out] or undefined;
@@ -34,6 +33,9 @@ class POMONA_API SharedLinearImpl : public torch::nn::Cloneable<SharedLinearImpl
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Device device, bool non_blocking = false) override;
+  // Checks what it read. Throws InvalidArgument for codes outside the codebook or of another shape.
+  void load(torch::serialize::InputArchive& archive) override;
+  void pretty_print(std::ostream& stream) const override;
   at::Tensor forward(const at::Tensor& input);
   at::Tensor weight() const;  // [out, in], differentiable
 

@@ -6,9 +6,11 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/tensor.h>
 #include <torch/optim/sgd.h>
+#include <torch/serialize.h>
 
 #include <gtest/gtest.h>
 
+#include <sstream>
 #include <string>
 
 namespace {
@@ -72,6 +74,42 @@ TEST(SharedLinear, AChangeOfDTypeLeavesTheCodes) {
   layer->to(at::kDouble);
   EXPECT_EQ(layer->codes.scalar_type(), at::kByte);
   EXPECT_TRUE(at::equal(layer->weight(), kWeight.to(at::kDouble)));
+}
+
+// A layer written by `from` and read into `into`.
+void save_and_load(const SharedLinear& from, SharedLinear& into) {
+  std::stringstream stream;
+  torch::save(from, stream);
+  torch::load(into, stream);
+}
+
+TEST(SharedLinear, IsReadBackFromAnArchive) {
+  SharedLinear layer(kWeight, kBias), other(kWeight * 2, kBias * 2);
+  save_and_load(layer, other);
+  EXPECT_TRUE(at::equal(other->weight(), kWeight));
+  EXPECT_TRUE(at::equal(other->bias, kBias));
+}
+
+TEST(SharedLinear, RefusesAnArchiveWithOtherCodes) {
+  SharedLinear layer(kWeight, kBias), damaged(kWeight, kBias), other(kWeight.t(), at::Tensor());
+  damaged->codes.fill_(0xff);
+  damaged->codebook.set_data(damaged->codebook.slice(0, 0, 2));
+  EXPECT_NE(error_of([&] { save_and_load(damaged, layer); }).find("`codes` up to 2, got 3"),
+            std::string::npos);
+  damaged->codes = damaged->register_buffer("codes", at::tensor({1, 2, 3}, at::kByte));
+  EXPECT_NE(error_of([&] { save_and_load(damaged, other); }).find("to be 6 codes of 2 bits"),
+            std::string::npos);
+  damaged->codebook.set_data(at::arange(4.0F));
+  EXPECT_NE(error_of([&] { save_and_load(damaged, other); }).find("`codebook` [k] for codes of 2"),
+            std::string::npos);
+}
+
+TEST(SharedLinear, PrintsWhatMatters) {
+  std::ostringstream out;
+  out << *SharedLinear(kWeight, kBias);
+  EXPECT_EQ(out.str(),
+            "pomona::nn::SharedLinear(in_features=3, out_features=2, centroids=3, has_zero=true, "
+            "bits=2, bias=true)");
 }
 
 TEST(SharedLinear, RefusesWhatItCannotHold) {

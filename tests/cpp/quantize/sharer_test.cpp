@@ -1,0 +1,149 @@
+#include "pomona/error.h"
+#include "pomona/optim.h"
+#include "pomona/quantize.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <torch/optim/lbfgs.h>
+#include <torch/optim/sgd.h>
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace {
+
+using pomona::Live;
+using pomona::Reduction;
+using pomona::Sharer;
+
+std::string error_of(const auto& f) {
+  try {
+    f();
+  } catch (const pomona::InvalidArgument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+// Two clusters, {1, 1.5} and {4, 5}, beside two zeros.
+at::Tensor weight() {
+  return at::tensor({1.0F, 0.0F, 4.0F, 1.5F, 5.0F, 0.0F}).reshape({2, 3}).requires_grad_();
+}
+
+Sharer sharer_of(const at::Tensor& like, int bits, Reduction reduction = Reduction::kMean) {
+  return Sharer({{{"w", like.sizes().vec()}, {bits}}}, reduction);
+}
+
+at::Tensor matrix(std::vector<float> values) {
+  return at::tensor(values).reshape({2, 3});
+}
+
+TEST(Sharer, WritesCentroidsAndPoolsTheState) {
+  const at::Tensor w = weight();
+  const at::Tensor momentum = matrix({1, 9, 2, 3, 4, 9});
+  Sharer sharer = sharer_of(w, 2);
+  // 2 bits and zeros: at most three centroids; three of the four values are nearest to one alone.
+  EXPECT_TRUE(sharer.assign(std::vector<Live>{{w, {{"momentum_buffer", momentum}}}}));
+  EXPECT_TRUE(at::equal(sharer.codes(0).ne(0), weight().ne(0)));
+  EXPECT_TRUE(at::equal(sharer.codebook(0, w).index({sharer.codes(0).to(at::kLong)}), w));
+  EXPECT_EQ(momentum[0][1].item<float>(), 0);
+  EXPECT_FALSE(sharer.assign(std::vector<Live>{{w, {}}}));
+}
+
+TEST(Sharer, PoolsAGradientOnceUntilKeep) {
+  const at::Tensor w = matrix({1, 0, 2, 1, 2, 0}).requires_grad_();
+  const std::vector<Live> live{{w, {}}};
+  for (const auto reduction : {Reduction::kMean, Reduction::kSum}) {
+    Sharer sharer = sharer_of(w, 2, reduction);
+    sharer.assign(live);
+    w.mutable_grad() = matrix({1, 7, 2, 3, 6, 7});
+    const bool is_mean = reduction == Reduction::kMean;
+    const at::Tensor once = is_mean ? matrix({2, 0, 4, 2, 4, 0}) : matrix({4, 0, 8, 4, 8, 0});
+    sharer.pool(live);
+    EXPECT_TRUE(at::equal(w.grad(), once));
+    w.grad().mul_(0.5);  // clipping
+    sharer.pool(live);
+    EXPECT_TRUE(at::equal(w.grad(), once * 0.5));
+    sharer.keep(live);
+    sharer.pool(live);
+    EXPECT_TRUE(at::equal(w.grad(), is_mean ? once * 0.5 : once));
+    w.mutable_grad() = matrix({1, 7, 2, 3, 6, 7});  // a new one
+    sharer.pool(live);
+    EXPECT_TRUE(at::equal(w.grad(), once));
+    w.mutable_grad() = at::Tensor();
+    sharer.pool(live);
+    EXPECT_FALSE(w.grad().defined());
+  }
+}
+
+TEST(Sharer, StepMovesCentroidsAndLeavesZeros) {
+  const at::Tensor w = matrix({1, 0, 2, 1, 2, 0}).requires_grad_();
+  const std::vector<Live> live{{w, {}}};
+  torch::optim::SGD optimizer({w}, 0.5);
+  Sharer sharer = sharer_of(w, 2);
+  sharer.assign(live);
+  w.mutable_grad() = matrix({1, 7, 2, 3, 6, 7});
+  pomona::step(optimizer, live, sharer);
+  EXPECT_TRUE(at::equal(w, matrix({0, 0, 0, 0, 0, 0})));
+  sharer.check(live);
+  EXPECT_EQ(sharer.report()[0].kept, 4);
+}
+
+TEST(Sharer, KeepIsExactForEqualMembersInFloat64) {
+  const at::Tensor w = at::zeros({1001}, at::kDouble) + 0.1;
+  Sharer sharer = sharer_of(w, 1);
+  sharer.assign(std::vector<Live>{{w, {}}});
+  w.fill_(0.1);
+  w[3] = 0.1 + 1e-16;  // an ulp away, so that the mean is taken
+  sharer.keep(0, w);
+  EXPECT_NEAR(w[0].item<double>(), 0.1, 1e-16);
+  const double value = w[0].item<double>();
+  sharer.keep(0, w);
+  EXPECT_EQ(w[500].item<double>(), value);
+}
+
+TEST(Sharer, ComesBackFromItsState) {
+  const at::Tensor w = weight();
+  Sharer sharer = sharer_of(w, 2), other = sharer_of(w, 2);
+  sharer.assign(std::vector<Live>{{w, {}}});
+  other.load_state(sharer.state());
+  EXPECT_TRUE(other.is_shared());
+  EXPECT_TRUE(at::equal(other.codes(0), sharer.codes(0)));
+  other.check(std::vector<Live>{{w, {}}});
+  other.release();
+  EXPECT_FALSE(other.is_shared());
+}
+
+TEST(Sharer, WritesNothingWhenOneParameterIsRefused) {
+  const at::Tensor good = weight(), bad = weight();
+  bad.detach()[0][0] = std::numeric_limits<float>::quiet_NaN();
+  Sharer sharer({{{"good", {2, 3}}, {1}}, {{"bad", {2, 3}}, {1}}});
+  const std::vector<Live> live{{good, {}}, {bad, {}}};
+  EXPECT_NE(error_of([&] { sharer.assign(live); }).find("`bad` to be finite"), std::string::npos);
+  EXPECT_TRUE(at::equal(good, weight()));
+  EXPECT_FALSE(sharer.is_shared());
+}
+
+TEST(Sharer, RefusesBadArguments) {
+  const at::Tensor w = weight();
+  const auto refuses = [](const auto& f, const char* message) {
+    EXPECT_NE(error_of(f).find(message), std::string::npos) << error_of(f);
+  };
+  refuses([&] { sharer_of(w, 9); }, "`bits` of `w` in 1..8, got 9");
+  refuses([&] { Sharer({{{"w", {2}}, {1}}, {{"w", {2}}, {1}}}); }, "every name once, got `w`");
+  Sharer sharer = sharer_of(w, 2);
+  refuses([&] { sharer.assign({}); }, "expected 1 parameters, got 0");
+  refuses([&] { sharer.assign(std::vector<Live>{{w.detach().t(), {}}}); }, "of shape [2, 3]");
+  refuses([&] { sharer.assign(std::vector<Live>{{w.to(at::kLong), {}}}); }, "dense tensor of");
+  refuses([&] { sharer.assign(std::vector<Live>{{w.detach() * 0, {}}}); }, "all zeros");
+  torch::optim::LBFGS lbfgs({w});
+  refuses([&] { pomona::step(lbfgs, std::vector<Live>{{w, {}}}, sharer); }, "got LBFGS");
+}
+
+}  // namespace
