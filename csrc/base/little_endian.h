@@ -5,6 +5,7 @@
 #include <bit>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <vector>
 
@@ -21,14 +22,11 @@ Unsigned load_little_endian(const std::byte* bytes) {
 }
 
 template <std::unsigned_integral Unsigned>
-void store_little_endian(std::byte* bytes, Unsigned value) {
-  std::memcpy(bytes, &value, sizeof value);
-}
-
-template <std::unsigned_integral Unsigned>
 void append_little_endian(std::vector<std::byte>& bytes, Unsigned value) {
-  bytes.resize(bytes.size() + sizeof value);
-  store_little_endian(bytes.data() + bytes.size() - sizeof value, value);
+  // Byte by byte: GCC 12 sees overflows that are not there in a resize and a copy.
+  for (size_t i = 0; i < sizeof value; ++i) {
+    bytes.push_back(static_cast<std::byte>(static_cast<uint64_t>(value) >> (8 * i)));
+  }
 }
 
 }  // namespace pomona
