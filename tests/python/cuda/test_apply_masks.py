@@ -6,6 +6,8 @@ import pytest
 import torch
 from reference.prune import row_bytes
 
+import pomona  # noqa: F401  (registers the operators)
+
 apply_masks_ = torch.ops.pomona.apply_masks_
 
 pytestmark = pytest.mark.cuda

@@ -9,6 +9,8 @@ import pytest
 import torch
 from reference import codebook as reference
 
+import pomona  # noqa: F401  (registers the operators)
+
 lookup = torch.ops.pomona.lookup
 centroid_grad = torch.ops.pomona.centroid_grad
 
