@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 
+#include <algorithm>
 #include <regex>
 
 namespace pomona {
@@ -96,8 +97,11 @@ std::vector<int64_t> match_rules(std::span<const Parameter> parameters,
   std::vector<int64_t> decided_by(parameters.size(), -1);
   for (size_t r = 0; r < patterns.size(); ++r) {
     const Pattern pattern(patterns[r]);
+    const bool is_a_name = std::any_of(parameters.begin(), parameters.end(),
+                                       [&](const auto& p) { return p.name == patterns[r]; });
     bool is_used = false;
     for (size_t i = 0; i < parameters.size(); ++i) {
+      if (is_a_name && parameters[i].name != patterns[r]) continue;
       if (!pattern.matches(parameters[i])) continue;
       is_used = true;
       if (decided_by[i] < 0) decided_by[i] = static_cast<int64_t>(r);

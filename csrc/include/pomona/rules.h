@@ -7,7 +7,8 @@
 // ("layer1.0.conv1.weight") or of a module that contains it ("layer1.0.conv1", "layer1"); a match
 // may begin at any module boundary, so "conv1" finds it too. `re:<regex>` must match the whole
 // qualified parameter name. Patterns select floating-point parameters of two or more dimensions
-// unless they spell a parameter's name out.
+// unless they spell a parameter's name out: that one means this parameter alone ("conv1.weight" is
+// not "layer1.0.conv1.weight").
 
 #include "pomona/export.h"
 

@@ -56,6 +56,10 @@ TEST(Rules, ANameSpelledOutSelectsAOneDimensionalParameter) {
   EXPECT_EQ(match({"conv1.bias"}), (Indices{-1, 0, -1, -1, -1, -1}));
 }
 
+TEST(Rules, ANameSpelledOutSelectsThatParameterAlone) {
+  EXPECT_EQ(match({"conv1.weight"}), (Indices{0, -1, -1, -1, -1, -1}));
+}
+
 TEST(Rules, ARegularExpressionMatchesTheWholeName) {
   EXPECT_EQ(match({"re:(conv|fc)1\\.weight"}), (Indices{0, -1, -1, -1, 0, -1}));
 }
