@@ -18,6 +18,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -36,16 +37,23 @@ KeyOf<Float> key_of(Float score) {
 }
 
 template <class Float>
-void check_finite(std::span<const Float> scores) {
+std::optional<size_t> find_not_finite(std::span<const Float> scores) {
   const auto infinity = key_of(std::numeric_limits<Float>::infinity());
   bool is_finite = true;
   for (const Float score : scores) is_finite &= key_of(score) < infinity;
-  if (is_finite) return;
+  if (is_finite) return std::nullopt;
   const auto wrong = std::find_if(scores.begin(), scores.end(),
                                   [&](Float score) { return key_of(score) >= infinity; });
-  throw InvalidArgument(text("select_smallest: expected `scores` to be finite, got ",
-                             std::isnan(*wrong) ? "NaN" : "Inf", " at index ",
-                             wrong - scores.begin(), "."));
+  return static_cast<size_t>(wrong - scores.begin());
+}
+
+template <class Float>
+void check_finite(std::span<const Float> scores) {
+  if (const auto wrong = find_not_finite(scores)) {
+    throw InvalidArgument(text("select_smallest: expected `scores` to be finite, got ",
+                               std::isnan(scores[*wrong]) ? "NaN" : "Inf", " at index ", *wrong,
+                               "."));
+  }
 }
 
 // The largest key that goes, and how many of the kept scores with that very key go.
@@ -135,6 +143,14 @@ Mask select_smallest(std::span<const float> scores, double sparsity, const Mask&
 
 Mask select_smallest(std::span<const double> scores, double sparsity, const Mask& previous) {
   return select(scores, sparsity, previous);
+}
+
+std::optional<size_t> first_not_finite(std::span<const float> scores) {
+  return find_not_finite(scores);
+}
+
+std::optional<size_t> first_not_finite(std::span<const double> scores) {
+  return find_not_finite(scores);
 }
 
 double pruned_threshold(std::span<const float> scores, const Mask& mask) {

@@ -24,7 +24,8 @@ struct Prune {
   double sparsity = 0.0;
 };
 
-// How ranks agree on a sum; empty on one process.
+// Sums a tensor over all ranks, in place; empty on one process. Magnitudes are summed before
+// selection, so every rank computes the same mask and a NaN on one is an error on all.
 using AllReduce = std::function<void(at::Tensor&)>;
 
 // One line of report().
@@ -49,15 +50,15 @@ class POMONA_API Pruner {
   bool step(std::span<const Live> live, std::span<const at::Tensor> scores = {});
 
   // Zeroes the pruned entries of one gradient: what the hook of parameter i does after each
-  // accumulation.
-  void mask_gradient(size_t i, const at::Tensor& gradient);
+  // accumulation. Dense of any strides, or sparse over dimension 0 (nn.Embedding(sparse=True)).
+  void mask_gradient(size_t i, const at::Tensor& gradient) const;
   // The same for every parameter that has a gradient. Call it after backward() and before clipping.
-  void mask_gradients(std::span<const Live> live);
+  void mask_gradients(std::span<const Live> live) const;
   // The backstop after optimizer.step(): zeroes pruned weights (first moments stay zero by
   // themselves).
-  void keep(std::span<const Live> live);
+  void keep(std::span<const Live> live) const;
   // Zeroes the pruned weights of one tensor that follows parameter i, such as an EMA copy.
-  void apply_(size_t i, const at::Tensor& tensor);
+  void apply_(size_t i, const at::Tensor& tensor) const;
   // Throws InvalidArgument, naming every parameter that has nonzeros under its mask.
   void check(std::span<const Live> live) const;
   // Drops the masks (DSD's re-dense, finalize). With `seed_second_moments`, each reborn entry's
@@ -68,6 +69,8 @@ class POMONA_API Pruner {
   bool is_pruned() const { return is_pruned_; }
   const std::vector<std::string>& names() const { return names_; }
   const std::vector<Mask>& masks() const { return masks_; }
+  // The mask of parameter i as a bool tensor of its shape: true where a weight is kept.
+  at::Tensor keep_mask(size_t i, const at::Device& device) const;
   std::vector<PruneReport> report() const;
   // Of all weights under a rule; 0 when there are none.
   double sparsity() const;
@@ -84,15 +87,20 @@ class POMONA_API Pruner {
   void load_state(const Snapshot& snapshot);
 
  private:
-  const at::Tensor& mask_bytes(size_t i, const at::Device& device);
+  void check_live(std::span<const Live> live) const;
+  void check_index(size_t i, const at::Tensor& tensor) const;
+  // masks_[i] as the operator takes it, on the device last asked for.
+  const at::Tensor& mask_bytes(size_t i, const at::Device& device) const;
+  // REQUIRES: check_live.
+  void zero(std::span<const Live> live, bool with_first_moments) const;
+  void set_masks(std::vector<Mask> masks, std::vector<double> thresholds);
 
   std::vector<std::string> names_;
   std::vector<std::vector<int64_t>> shapes_;
   std::vector<Prune> rules_;
   std::vector<Mask> masks_;
   std::vector<double> thresholds_;
-  std::vector<at::Tensor>
-      mask_bytes_;  // masks_ as the operator takes them, on the device last asked for
+  mutable std::vector<at::Tensor> mask_bytes_;  // a cache
   AllReduce all_reduce_;
   bool is_pruned_ = false;
 };
