@@ -45,16 +45,19 @@ class POMONA_API DSD {
   // Enters the first phase that has a length; call it before the first epoch. A second call does
   // nothing. Only a schedule whose first phase is not dense switches here.
   std::optional<Transition> start(std::span<const Live> live);
-  // One unit (epoch or step) has been trained. At the end of a phase it switches: into sparse,
+  // One unit (epoch or step) has been trained; in the sparse phase nonzeros under the mask are an
+  // error. At the end of a phase it switches to the next that has a length: into sparse,
   // masks are selected once, weights and first moments zeroed; into re-dense, masks are dropped,
   // reborn weights start at 0 and second moments are seeded. Throws InvalidArgument after the end,
   // before start() when the first phase is not dense, and as Pruner::step does; then nothing has
   // changed.
   std::optional<Transition> step(std::span<const Live> live);
-  // Ends the current phase now (early stopping): as step() at the phase's end.
+  // Ends the current phase now (early stopping), without counting a unit: after step(), when the
+  // loss has stopped falling. Errors as step().
   std::optional<Transition> advance(std::span<const Live> live);
 
   Phase phase() const { return phase_; }
+  // Of the phase; after the end, that of the last phase that had a length.
   double lr_factor() const;
   int64_t steps() const { return steps_; }  // units trained so far
   int64_t steps_in_phase() const { return steps_in_phase_; }
@@ -73,11 +76,15 @@ class POMONA_API DSD {
     Pruner::Snapshot pruner;
   };
   Snapshot state() const;
+  // Throws InvalidArgument as Pruner::load_state, or when the counters do not fit the lengths; then
+  // nothing has changed.
   void load_state(const Snapshot& snapshot);
 
  private:
-  std::optional<Transition> switch_to(Phase phase, std::span<const Live> live);
-  Phase first_phase_from(int phase) const;
+  void check_running(const char* verb) const;
+  // Everything that can fail happens before anything changes.
+  Transition switch_to(Phase phase, std::span<const Live> live);
+  Phase first_phase_from(size_t phase) const;
 
   Options options_;
   Pruner pruner_;
