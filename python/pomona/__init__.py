@@ -9,6 +9,8 @@ import torch
 
 from . import _C, nn, quantize
 from ._C import CorruptFile, InvalidArgument
+from .dsd import DSD
+from .prune import Pruner
 from .quantize import Sharer
 from .rules import Prune, Share, rules_from_json, rules_to_json
 
@@ -33,9 +35,11 @@ def why_no_cuda() -> str:
 
 
 __all__ = [
+    "DSD",
     "CorruptFile",
     "InvalidArgument",
     "Prune",
+    "Pruner",
     "Share",
     "Sharer",
     "cmake_prefix_path",
