@@ -2,12 +2,24 @@
 include(GoogleTest)
 find_package(GTest QUIET)
 if(NOT TARGET GTest::gtest_main)
-  message(STATUS "pomona: GoogleTest is not installed; fetching its source")
+  set(_url https://github.com/google/googletest/archive/refs/tags/v1.14.0.tar.gz)
+  set(_archive ${PROJECT_BINARY_DIR}/googletest-1.14.0.tar.gz)
+  set(_hash 8ad598c73ad796e0d8280b082cebd82a630d73e73cd3c70057938a6501bba5d7)
+  # Downloaded here, not by FetchContent, whose own words for "no network" nobody understands.
+  if(NOT EXISTS ${_archive} AND NOT FETCHCONTENT_SOURCE_DIR_GOOGLETEST)
+    message(STATUS "pomona: GoogleTest is not installed; downloading its source")
+    file(DOWNLOAD ${_url} ${_archive}.part TIMEOUT 120 INACTIVITY_TIMEOUT 20 STATUS _status)
+    list(GET _status 0 _failed)
+    if(_failed)
+      list(GET _status 1 _reason)
+      message(FATAL_ERROR "pomona: the C++ tests need GoogleTest, which is not installed and could not be downloaded "
+        "(${_reason}). Install it (Debian: apt-get install libgtest-dev) or configure with -DPOMONA_TESTS=OFF.")
+    endif()
+    file(RENAME ${_archive}.part ${_archive})
+  endif()
   include(FetchContent)
   set(INSTALL_GTEST OFF)
-  FetchContent_Declare(googletest URL https://github.com/google/googletest/archive/refs/tags/v1.14.0.tar.gz
-    URL_HASH SHA256=8ad598c73ad796e0d8280b082cebd82a630d73e73cd3c70057938a6501bba5d7
-    DOWNLOAD_EXTRACT_TIMESTAMP ON)
+  FetchContent_Declare(googletest URL ${_archive} URL_HASH SHA256=${_hash} DOWNLOAD_EXTRACT_TIMESTAMP ON)
   FetchContent_MakeAvailable(googletest)
 endif()
 

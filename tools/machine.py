@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -73,8 +74,7 @@ def install(packages: list[str], why: str) -> bool:
     apt = ["apt-get", "-qq", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1"]
     apt += ["-o", "DPkg::Lock::Timeout=60"]
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    with contextlib.suppress(Stop):  # an old list may do
-        step("apt-get update", [*apt, "update"], log="apt-update", env=env, timeout=APT_SECONDS)
+    _update((*apt, "update"))
     command = [*apt, "install", "-y", "--no-install-recommends", *packages]
     title = f"apt-get install {' '.join(packages)}"
     try:
@@ -83,6 +83,12 @@ def install(packages: list[str], why: str) -> bool:
         say(f"{', '.join(packages)} ({why}) could not be installed: {str(stop).splitlines()[0]}")
         return False
     return True
+
+
+@functools.cache  # once a run is enough
+def _update(command: tuple[str, ...]) -> None:
+    with contextlib.suppress(Stop):  # an old list may do
+        step("apt-get update", command, log="apt-update", timeout=APT_SECONDS)
 
 
 def require(packages: list[str], why: str) -> None:
