@@ -96,7 +96,7 @@ TEST(SharedLinear, RefusesAnArchiveWithOtherCodes) {
   damaged->codebook.set_data(damaged->codebook.slice(0, 0, 2));
   EXPECT_NE(error_of([&] { save_and_load(damaged, layer); }).find("`codes` up to 2, got 3"),
             std::string::npos);
-  damaged->codes = damaged->register_buffer("codes", at::tensor({1, 2, 3}, at::kByte));
+  damaged->codes.set_data(at::tensor({1, 2, 3}, at::kByte));
   EXPECT_NE(error_of([&] { save_and_load(damaged, other); }).find("to be 6 codes of 2 bits"),
             std::string::npos);
   damaged->codebook.set_data(at::arange(4.0F));
