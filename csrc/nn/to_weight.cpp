@@ -47,6 +47,9 @@ void check_dense(const std::string& name, const at::Tensor& tensor) {
   if (tensor.layout() != at::kStrided) {
     refuse(name, "be dense", text("layout ", tensor.layout(), ". Call to_dense() on it first"));
   }
+  if (tensor.unsafeGetTensorImpl()->is_python_dispatch()) {
+    refuse(name, "be dense", "a tensor subclass that keeps its data elsewhere");
+  }
   if (tensor.is_meta()) refuse(name, "have data", "a tensor on the meta device");
 }
 

@@ -1,10 +1,13 @@
 #include "pomona/error.h"
+#include "pomona/io.h"
 #include "pomona/mask.h"
 
 #include "bindings.h"
 
 #include <ATen/ops/empty.h>
 #include <torch/csrc/utils/pybind.h>
+
+#include <pybind11/stl/filesystem.h>
 
 #include <cstring>
 
@@ -90,10 +93,61 @@ void bind_mask(py::module_& m) {
       .def(py::pickle(&state_of, &mask_of));
 }
 
+void bind_entry(py::module_& m) {
+  py::class_<FileEntry>(m, "FileEntry", "Where the bytes of one tensor of a file go.")
+      .def_readonly("name", &FileEntry::name)
+      .def_property_readonly("dtype",
+                             [](const FileEntry& e) { return std::string(dtype_name(e.dtype)); })
+      .def_property_readonly("item_size", [](const FileEntry& e) { return item_size(e.dtype); })
+      .def_property_readonly("is_floating", [](const FileEntry& e) { return is_floating(e.dtype); })
+      .def_readonly("shape", &FileEntry::shape)
+      .def_readonly("numel", &FileEntry::numel)
+      .def_readonly("kept", &FileEntry::kept)
+      .def_readonly("centroids", &FileEntry::centroids)
+      .def_readonly("gap_bits", &FileEntry::gap_bits)
+      .def_readonly("fillers", &FileEntry::fillers)
+      .def_readonly("offset", &FileEntry::offset)
+      .def_readonly("codebook_bytes", &FileEntry::codebook_bytes)
+      .def_readonly("position_bytes", &FileEntry::position_bytes)
+      .def_readonly("code_bytes", &FileEntry::code_bytes)
+      .def_readonly("value_bytes", &FileEntry::value_bytes)
+      .def_property_readonly("bytes", &FileEntry::bytes);
+}
+
+using ReleaseGil = py::call_guard<py::gil_scoped_release>;
+using Saved = std::tuple<std::vector<FileEntry>, uint64_t, uint64_t>;
+
+Saved save_tensors(const NamedTensors& tensors, const std::filesystem::path& path, int gap_bits) {
+  auto report = save(tensors, path, Coding{.gap_bits = gap_bits});
+  return {std::move(report.entries), report.file_bytes, report.dense_bytes};
+}
+
+// (entries, size of the file); with `verify` every checksum and every code is checked.
+std::pair<std::vector<FileEntry>, uint64_t> list_file(const std::filesystem::path& path,
+                                                      bool verify) {
+  const FileReader reader(path);
+  if (verify) {
+    for (const auto& entry : reader.entries()) reader.read(entry.name);
+  }
+  return {reader.entries(), reader.size()};
+}
+
+void bind_io(py::module_& m) {
+  m.def("check_finite", &check_finite, py::arg("parameters"), ReleaseGil());
+  m.def("save", &save_tensors, py::arg("tensors"), py::arg("path"), py::arg("gap_bits"),
+        ReleaseGil(), "(entries, bytes of the file, bytes of the tensors)");
+  m.def("load", static_cast<NamedTensors (*)(const std::filesystem::path&)>(&load), py::arg("path"),
+        ReleaseGil());
+  m.def("copy_", &copy_, py::arg("targets"), py::arg("sources"), ReleaseGil());
+  m.def("list_file", &list_file, py::arg("path"), py::arg("verify") = false, ReleaseGil());
+}
+
 }  // namespace
 
 void bind_format(py::module_& m) {
   bind_mask(m);
+  bind_entry(m);
+  bind_io(m);
 }
 
 }  // namespace pomona::bindings

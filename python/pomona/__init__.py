@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from . import _C, nn, quantize
-from ._C import CorruptFile, InvalidArgument
+from ._C import CorruptFile, InvalidArgument, Mask
 from .dsd import DSD
+from .infer import PackReport, pack_
+from .io import SaveReport, entries, load, load_, save
 from .prune import Pruner
 from .quantize import Sharer
 from .rules import Prune, Share, rules_from_json, rules_to_json
@@ -38,15 +40,23 @@ __all__ = [
     "DSD",
     "CorruptFile",
     "InvalidArgument",
+    "Mask",
+    "PackReport",
     "Prune",
     "Pruner",
+    "SaveReport",
     "Share",
     "Sharer",
     "cmake_prefix_path",
     "cuda_available",
+    "entries",
+    "load",
+    "load_",
     "nn",
+    "pack_",
     "quantize",
     "rules_from_json",
     "rules_to_json",
+    "save",
     "why_no_cuda",
 ]

@@ -23,15 +23,18 @@ POMONA_API Weight to_weight(const std::string& name, const at::Tensor& tensor);
 // A contiguous CPU tensor of the weight's shape and dtype.
 POMONA_API at::Tensor to_tensor(const Weight& weight);
 
+// Throws InvalidArgument that names every floating-point tensor that holds NaN or Inf.
+POMONA_API void check_finite(const NamedTensors& parameters);
+
 struct SaveReport {
   std::vector<FileEntry> entries;
   uint64_t file_bytes = 0;   // the whole file, everything counted
   uint64_t dense_bytes = 0;  // the tensors as they are in memory
 };
 
-// Writes tensors in their order. Nothing is left behind, and an existing file stays whole, when it
-// throws. Throws InvalidArgument (duplicate name, dtype, NaN or Inf in a `checked` tensor),
-// FileError.
+// Writes tensors in their order, bit for bit, NaN and -0.0 included. Nothing is left behind, and an
+// existing file stays whole, when it throws. Throws InvalidArgument (a name that stands twice, what
+// to_weight refuses), FileError.
 POMONA_API SaveReport save(const NamedTensors& tensors, const std::filesystem::path& path,
                            Coding coding = {});
 // Parameters and buffers under their qualified names. NaN or Inf in a parameter is an error that
@@ -41,10 +44,11 @@ POMONA_API SaveReport save(const torch::nn::Module& module, const std::filesyste
 
 // All tensors of a file, in the order written.
 POMONA_API NamedTensors load(const std::filesystem::path& path);
-// Copies a file into a model, in place. The whole file is read and compared first; throws
-// InvalidArgument that lists every name and shape that does not fit, and then the model is as it
-// was.
+// Copies a file into a model, in place: parameters stay the objects that optimizers hold. The whole
+// file is read and compared first; throws InvalidArgument that lists every name, shape and dtype
+// that does not fit, CorruptFile or FileError, and then the model is as it was.
 POMONA_API void load_(torch::nn::Module& module, const std::filesystem::path& path);
+// The same for tensors: each target gets the source of its name.
 POMONA_API void copy_(const NamedTensors& targets, const NamedTensors& sources);
 
 }  // namespace pomona

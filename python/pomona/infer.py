@@ -1,0 +1,269 @@
+"""Faster: run a model from its compressed weights, layer by layer where that pays."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import _C
+from ._shell import clean_name
+from .nn import PackedLinear
+from .report import percent, shape_text, text_table
+
+__all__ = ["PackReport", "PackRow", "pack_"]
+
+_log = logging.getLogger("pomona")
+
+_WARM_UPS, _RUNS = 3, 21
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Modules whose fast path reads the weights of their Linear children instead of calling them.
+_WEIGHT_READERS = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackRow:
+    """What ``pack_`` decided for one layer.
+
+    ``dense_us`` and ``packed_us`` are medians of interleaved runs, or None where nothing was
+    measured; ``why`` says why not.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    density: float
+    dense_us: float | None
+    packed_us: float | None
+    choice: str
+    why: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PackReport:
+    """What ``pack_`` measured and chose, a row for each linear layer; ``str()`` is a table."""
+
+    rows: list[PackRow]
+
+    @property
+    def packed(self) -> list[str]:
+        """The names of the layers that were packed."""
+        return [row.name for row in self.rows if row.choice == "packed"]
+
+    def __str__(self) -> str:
+        """A table of plain text."""
+        columns = ["layer", "shape", "density", "dense us", "packed us", "choice"]
+        return text_table(columns, [_cells(row) for row in self.rows])
+
+
+def _cells(row: PackRow) -> list[str]:
+    def microseconds(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1f}"
+
+    return [
+        row.name,
+        shape_text(row.shape),
+        percent(row.density, 1.0),
+        microseconds(row.dense_us),
+        microseconds(row.packed_us),
+        f"{row.choice} ({row.why})" if row.why else row.choice,
+    ]
+
+
+@dataclasses.dataclass
+class _Layer:
+    """A Linear, everywhere it stands in the model, and what it was given."""
+
+    name: str
+    module: nn.Linear
+    places: list[tuple[nn.Module, str]]
+    input: torch.Tensor | None = None
+
+    def why_not(self) -> str:
+        """Why it stays as it is, whatever it would measure; empty when it may be packed."""
+        weight = self.module.weight
+        if any(isinstance(parent, _WEIGHT_READERS) for parent, _ in self.places):
+            return "its parent reads the weight"
+        if self.module._forward_hooks or self.module._forward_pre_hooks:
+            return "it has hooks"
+        if weight.dtype not in _DTYPES:
+            return str(weight.dtype).removeprefix("torch.")
+        return ""
+
+
+def pack_(model: nn.Module, example: Any) -> PackReport:
+    """Replace each ``nn.Linear`` by a :class:`~pomona.nn.PackedLinear` where that is faster here.
+
+    The model runs once on ``example``, in eval mode and without gradients; each layer is then
+    timed, dense and packed by turns, on what it was given, with the threads that torch has now. A
+    layer stays dense where dense is faster, where ``example`` does not reach it, and where it
+    cannot be replaced (hooks of its own, float64, inside nn.TransformerEncoderLayer). A layer that
+    stands in several places is replaced in all of them. Modes and hooks are as before afterwards.
+
+    Args:
+        model: any module that holds ``nn.Linear`` layers.
+        example: an input as the model will see it (the batch size decides what is faster): a
+            tensor, a tuple of positional arguments, or a dict of keyword arguments.
+
+    Returns:
+        What was measured and chosen; ``print`` it.
+
+    Raises:
+        InvalidArgument: ``model`` is no module or is itself an nn.Linear, it fails on ``example``,
+            or a weight holds NaN or Inf (named). Then the model is as it was.
+
+    Reference:
+        Thesis §4.8: compressed layers are faster than dense ones at batch 1.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU())
+        >>> report = pack_(model, example=torch.ones(1, 16))
+        >>> [row.name for row in report.rows]
+        ['0']
+    """
+    _check_model(model)
+    layers = _find_layers(model)
+    _check_finite(layers)
+    candidates = [layer for layer in layers if not layer.why_not()]
+    _capture_inputs(model, candidates, example)
+    replacements: list[tuple[_Layer, PackedLinear]] = []
+    rows = []
+    for layer in layers:
+        row, packed = _decide(layer)
+        rows.append(row)
+        if row.choice == "packed" and packed is not None:
+            replacements.append((layer, packed))
+    for layer, packed in replacements:
+        for parent, attribute in layer.places:
+            setattr(parent, attribute, packed)
+    report = PackReport(rows)
+    _log.info("pack_: packed %d of %d layers\n%s", len(replacements), len(rows), report)
+    return report
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise _C.InvalidArgument(
+            f"pack_: expected `model` to be a torch.nn.Module, got {type(model).__name__}."
+        )
+    if type(model) is nn.Linear:
+        raise _C.InvalidArgument(
+            "pack_: expected `model` to contain its layers, got a bare nn.Linear. "
+            "Call PackedLinear.from_linear(model)."
+        )
+
+
+def _find_layers(model: nn.Module) -> list[_Layer]:
+    """Each nn.Linear (no subclass: they compute something else) once, with all its places."""
+    found: dict[int, _Layer] = {}
+    for prefix, parent in model.named_modules():
+        for attribute, module in parent._modules.items():
+            if type(module) is not nn.Linear:
+                continue
+            name = clean_name(f"{prefix}.{attribute}" if prefix else attribute)
+            layer = found.setdefault(id(module), _Layer(name, module, []))
+            layer.places.append((parent, attribute))
+    return list(found.values())
+
+
+def _check_finite(layers: list[_Layer]) -> None:
+    for layer in layers:
+        weight = layer.module.weight
+        if weight.is_meta:
+            raise _C.InvalidArgument(
+                f"pack_: expected `{layer.name}.weight` to have data, got a meta tensor."
+            )
+        if not torch.isfinite(weight).all():
+            raise _C.InvalidArgument(
+                f"pack_: expected `{layer.name}.weight` to be finite, got NaN or Inf."
+            )
+
+
+@contextlib.contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _capture_inputs(model: nn.Module, layers: list[_Layer], example: Any) -> None:
+    """Run the model once and keep what each layer was first given."""
+
+    def keep(layer: _Layer) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            value = args[0] if args else kwargs.get("input")
+            if layer.input is None and isinstance(value, torch.Tensor):
+                layer.input = value.detach().clone()
+
+        return hook
+
+    handles = [
+        layer.module.register_forward_pre_hook(keep(layer), with_kwargs=True) for layer in layers
+    ]
+    runnable = getattr(model, "_orig_mod", model)  # of torch.compile: no need to compile for this
+    try:
+        with _eval_mode(model), torch.no_grad():
+            if isinstance(example, dict):
+                runnable(**example)
+            elif isinstance(example, (tuple, list)):
+                runnable(*example)
+            else:
+                runnable(example)
+    except Exception as error:
+        raise _C.InvalidArgument(
+            "pack_: expected `example` to be an input of the model (a tensor, a tuple of arguments "
+            f"or a dict of keywords), got {_describe(example)}: {error}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _describe(example: Any) -> str:
+    if isinstance(example, torch.Tensor):
+        return f"{example.dtype} {list(example.shape)} on {example.device}"
+    return type(example).__name__
+
+
+def _decide(layer: _Layer) -> tuple[PackRow, PackedLinear | None]:
+    weight = layer.module.weight
+    density = weight.count_nonzero().item() / weight.numel() if weight.numel() else 0.0
+
+    def row(choice: str, why: str = "", times: tuple[float | None, ...] = (None, None)) -> PackRow:
+        return PackRow(layer.name, tuple(weight.shape), density, *times, choice, why)
+
+    if why := layer.why_not():
+        return row("dense", why), None
+    if layer.input is None:
+        return row("dense", "not called with the example"), None
+    packed = PackedLinear.from_linear(layer.module)
+    try:
+        times = _measure(layer.module, packed, layer.input)
+    except NotImplementedError:
+        return row("dense", f"no packed kernel for {weight.device.type}"), None
+    return row("packed" if times[1] < times[0] else "dense", times=times), packed
+
+
+@torch.no_grad()
+def _measure(dense: nn.Module, packed: nn.Module, input: torch.Tensor) -> tuple[float, float]:
+    """Median microseconds of a call of each, by turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for run in range(-_WARM_UPS, _RUNS):
+        for module, kept in zip((dense, packed), times, strict=True):
+            start = time.perf_counter()
+            module(input)
+            if input.device.type != "cpu":
+                torch.get_device_module(input.device).synchronize()
+            if run >= 0:
+                kept.append(1e6 * (time.perf_counter() - start))
+    return statistics.median(times[0]), statistics.median(times[1])
