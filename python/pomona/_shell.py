@@ -131,7 +131,8 @@ class Shell:
         """
         optimizers = unwrap_optimizers(optimizer)
         self._find_owners()
-        self._check_held(optimizer)
+        if optimizers:  # None lets go of the last one
+            self._check_held(optimizer)
         self._detach()
         self._optimizers = optimizers
         for o in optimizers:

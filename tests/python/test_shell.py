@@ -188,3 +188,11 @@ def test_gradient_hooks_follow_a_parameter_that_is_unfrozen():
     hooks.follow([weight])
     weight.sum().backward()
     assert seen == [0]
+
+
+def test_attach_of_none_lets_go_of_the_optimizer():
+    model = SmallNet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = pomona.Pruner(model, {"*": 0.5}, optimizer=optimizer)
+    pruner.attach(None)
+    assert len(optimizer._optimizer_step_post_hooks) == 0

@@ -742,7 +742,7 @@ def test_a_rule_that_matches_nothing_lists_the_names():
 def test_an_optimizer_that_does_not_hold_a_parameter_is_refused():
     model = network()
     optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
-    with pytest.raises(InvalidArgument, match=r"got none of: 2\.weight"):
+    with pytest.raises(InvalidArgument, match=r"got one without: 2\.weight"):
         Sharer(model, {"*": 3}, optimizer=optimizer)
 
 
