@@ -5,10 +5,14 @@ The table RULES is the whole include rule; the tests below only read it.
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
+import torch
+
+import pomona
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = "csrc/include/pomona"
@@ -41,6 +45,7 @@ HEADERS = {
     "dsd.h": ("dsd", False),
     "codebook.h": ("quantize", True),
     "quantize.h": ("quantize", False),
+    "encode.h": ("encode", True),
     "file.h": ("encode", True),
     "packed.h": ("infer", True),
     "infer.h": ("infer", False),
@@ -74,7 +79,7 @@ def chapter_of_include(included: str) -> str | None:
     """The chapter that an include line names; None for what is not ours."""
     head, _, rest = included.partition("/")
     if head == "pomona":
-        return HEADERS[rest][0]
+        return HEADERS.get(rest, ("a header that is not in the table", False))[0]
     if head == "cuda":
         return "cuda"
     if head == "bindings" or included == "Python.h" or head == "pybind11":
@@ -95,7 +100,7 @@ def core_sources() -> set[str]:
 def is_torch_free(name: str) -> bool:
     path = Path(name)
     if name.startswith(PUBLIC):
-        return HEADERS[path.name][1]
+        return HEADERS.get(path.name, ("", False))[1]
     if name.startswith("csrc/") and path.parts[1] in CORE_FOLDERS:
         return True
     return "_kernel." in path.name or name in core_sources()
@@ -123,7 +128,12 @@ def test_chapter_includes_only_what_the_table_allows(name):
     assert {i: c for i, c in used.items() if c is not None and c not in allowed} == {}
 
 
-@pytest.mark.parametrize("name", PUBLIC_FILES)
+def test_cmake_installs_every_public_header():
+    listed = re.findall(r"\w+\.h\b", (ROOT / "csrc/CMakeLists.txt").read_text())
+    assert sorted(listed) == sorted(HEADERS)
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLIC_FILES if Path(n).name in HEADERS])
 def test_public_header_includes_only_public_headers_the_table_allows(name):
     own = HEADERS[Path(name).name][0]
     ours = [i for i in includes(name) if chapter_of_include(i) is not None]
@@ -179,3 +189,36 @@ def operators() -> list[str]:
 
 def test_schema_lists_operators():
     assert "apply_masks_" in operators()
+
+
+@pytest.mark.parametrize("key", ["CPU", "Meta", *(["CUDA"] if pomona._C.with_cuda else [])])
+@pytest.mark.parametrize("operator", operators())
+def test_every_operator_has_a_kernel_for_each_device(operator, key):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"pomona::{operator}", key)
+
+
+def names_in_stub() -> dict[str, set[str]]:
+    """Each name that `_C.pyi` declares, with the members that it gives a class."""
+    body = ast.parse((ROOT / "python/pomona/_C.pyi").read_text()).body
+    declared = {}
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            members = node.body if isinstance(node, ast.ClassDef) else []
+            declared[node.name] = {m.name for m in members if isinstance(m, ast.FunctionDef)}
+        elif isinstance(node, ast.AnnAssign):
+            declared[node.target.id] = set()
+    return declared
+
+
+def is_public(name: str) -> bool:
+    return not name.startswith("_")
+
+
+def test_stub_declares_what_the_bindings_have():
+    assert set(names_in_stub()) == set(filter(is_public, dir(pomona._C)))
+
+
+@pytest.mark.parametrize("name", [n for n, members in names_in_stub().items() if members])
+def test_stub_declares_the_members_of_each_class(name):
+    bound = set(filter(is_public, dir(getattr(pomona._C, name))))
+    assert set(filter(is_public, names_in_stub()[name])) == bound
