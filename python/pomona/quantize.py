@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from . import _C
-from ._shell import GradientHooks, Shell, clean_name, resolve, unwrap_optimizers
+from ._shell import GradientHooks, Shell, named_owners, resolve, unwrap_optimizers
 from .nn import SharedLinear
 from .rules import Rules, Share
 
@@ -187,7 +187,10 @@ class Sharer(Shell):
         self._reduction = reduction
         self._core = _C.Sharer(rows, reduction == "sum")
         self._gradients = GradientHooks(self._on_gradient)
-        self.attach(optimizer)
+        self._is_finalized = False
+        self._find_owners()
+        if optimizer is not None:
+            self.attach(optimizer)
 
     @property
     def is_shared(self) -> bool:
@@ -201,6 +204,7 @@ class Sharer(Shell):
             InvalidArgument: it is no optimizer, is not element-wise, or does not hold a parameter
                 that has a rule. Then nothing has changed.
         """
+        self._check_open("attach")
         for inner in unwrap_optimizers(optimizer):
             for kind in type(inner).__mro__:
                 if kind.__name__ in _NOT_ELEMENT_WISE:
@@ -222,6 +226,7 @@ class Sharer(Shell):
             InvalidArgument: NaN or Inf in a weight, a layer of zeros only, or (later) a weight that
                 has left its codebook; each named. Then the model is as it was.
         """
+        self._check_open("step")
         self._find_owners()
         return self._core.assign(self._live())
 
@@ -303,6 +308,7 @@ class Sharer(Shell):
 
     def finalize(self) -> None:
         """Let go of the optimizer and forget the codes; the weights stay as they are."""
+        self._is_finalized = True
         self._detach()
         self._gradients.remove()
         self._core.release()
@@ -326,6 +332,7 @@ class Sharer(Shell):
             InvalidArgument: before ``step()``, or a weight is not in its codebook. Then nothing is
                 replaced.
         """
+        self._check_open("to_layers_")
         if not self.is_shared:
             raise _C.InvalidArgument("to_layers_: expected a shared model, got none. Call step().")
         replacements = self._replacements(model)
@@ -342,6 +349,10 @@ class Sharer(Shell):
                 )
             self.finalize()
         return names
+
+    def _check_open(self, verb: str) -> None:
+        if self._is_finalized:
+            raise _C.InvalidArgument(f"Sharer: expected {verb}() before finalize(), got it after.")
 
     # What hooks call
 
@@ -386,9 +397,9 @@ class Sharer(Shell):
         """(name, parent, attribute, new layer); tied layers share their codebook."""
         index_of = {name: i for i, name in enumerate(self.names)}
         index_of_weight = {
-            id(parameter): index_of[clean_name(name)]
-            for name, parameter in model.named_parameters(remove_duplicate=False)
-            if clean_name(name) in index_of
+            id(getattr(*owner)): index_of[name]
+            for name, owner in named_owners(model).items()
+            if name in index_of
         }
         modules = dict(model.named_modules(remove_duplicate=False))
         for module in modules.values():  # a weight tied to another kind of layer stays

@@ -464,6 +464,9 @@ def test_finalize_lets_go_and_leaves_the_weights():
     train(model, optimizer, batches(3, torch.float32))
     assert len(model[0].weight.unique()) > 8
     assert not sharer.is_shared
+    for call in [sharer.step, lambda: sharer.attach(optimizer), lambda: sharer.to_layers_(model)]:
+        with pytest.raises(InvalidArgument, match=r"before finalize\(\), got it after"):
+            call()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -552,6 +555,33 @@ def test_frozen_parameters_and_missing_gradients_are_left_alone():
     weight = model[0].weight.detach().clone()
     train(model, optimizer, batches(2, torch.float32), clip=1.0, sharer=sharer)
     assert torch.equal(model[0].weight, weight)
+
+
+# ---------------------------------------------------------------------------------------------
+# Beside the Pruner
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("sharer_first", [False, True])
+def test_beside_a_pruner_the_same_weights_stay_zero(name, sharer_first):
+    model = network()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    pruner = pomona.Pruner(model, {"*": 0.6}, optimizer=None if sharer_first else optimizer)
+    pruner.step()
+    sharer = Sharer(model, {"*": 3}, optimizer=optimizer)
+    if sharer_first:
+        pruner.attach(optimizer)
+    train(model, optimizer, batches(5, torch.float32))
+    pruned = {key: mask.clone() for key, mask in pruner.masks().items()}
+    sharer.step()
+    train(model, optimizer, batches(20, torch.float32), clip=1.0, sharer=sharer)
+    pruner.step()
+    sharer.step()
+    for key, kept in pruned.items():
+        weight = model.get_parameter(key)
+        assert torch.equal(weight != 0, kept)
+        assert not torch.signbit(weight[~kept]).any()
+        assert 2 < len(weight.unique()) <= 8
 
 
 # ---------------------------------------------------------------------------------------------
