@@ -196,6 +196,7 @@ def _write_has_zero(
     """Beside the version: a codebook of k entries with a zero and one without look alike."""
     local_metadata["has_zero"] = module.has_zero
 
+
 # The overloads, looked up once: a layer may run in ten microseconds.
 _packed_linear = torch.ops.pomona.packed_linear.default
 _packed_weight = torch.ops.pomona.packed_weight.default
@@ -224,8 +225,9 @@ class PackedLinear(nn.Module):
         Thesis §4.8: sparse matrix-vector product at batch 1.
 
     Example:
+        >>> import pomona, torch
         >>> linear = torch.nn.Linear(8, 4)
-        >>> _ = torch.nn.utils.prune.l1_unstructured(linear, "weight", amount=0.75)
+        >>> _ = pomona.Pruner(linear, {"*": 0.75}).step()
         >>> packed = PackedLinear.from_linear(linear)
         >>> torch.allclose(packed(torch.ones(8)), linear(torch.ones(8)), atol=1e-6)
         True
