@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace pomona {
 
@@ -29,6 +30,40 @@ struct MaskedRows {
   int64_t mask_stride() const { return (row_size + 7) / 8; }
 };
 
+// One dimension within a row: how far a step goes in memory and in the mask's bits.
+struct MaskedDim {
+  int64_t size;
+  int64_t stride;
+  int64_t bit_stride;
+};
+
+// The dimensions within a row in the order of memory, the fastest last, neighbours merged where one
+// continues the other: a contiguous row of any shape has one, channels_last has two.
+inline std::vector<MaskedDim> memory_order(std::span<const int64_t> sizes,
+                                           std::span<const int64_t> strides) {
+  std::vector<MaskedDim> dims;
+  int64_t bit_stride = 1;
+  for (size_t d = sizes.size(); d-- > 0; bit_stride *= sizes[d]) {
+    if (sizes[d] != 1) dims.push_back({sizes[d], strides[d], bit_stride});
+  }
+  std::stable_sort(dims.begin(), dims.end(),
+                   [](const auto& a, const auto& b) { return a.stride < b.stride; });
+  std::vector<MaskedDim> merged;  // fastest first
+  for (const MaskedDim& dim : dims) {
+    const bool continues = !merged.empty() &&
+                           dim.stride == merged.back().stride * merged.back().size &&
+                           dim.bit_stride == merged.back().bit_stride * merged.back().size;
+    if (continues) {
+      merged.back().size *= dim.size;
+    } else {
+      merged.push_back(dim);
+    }
+  }
+  if (merged.empty()) merged.push_back({1, 1, 1});  // rows of one element
+  std::reverse(merged.begin(), merged.end());
+  return merged;
+}
+
 // kKeepNibble<Word>[four mask bits][j] is all ones where bit j is set: one AND of a vector for four
 // elements, which compilers make of the loop below without any instruction set beyond the baseline.
 template <class Word>
@@ -42,58 +77,50 @@ inline constexpr auto kKeepNibble = [] {
   return table;
 }();
 
-// One row of contiguous elements.
+// One row whose elements lie in memory as their bits do in the mask.
 template <class Word>
 void apply_mask_contiguous(Word* row, const uint8_t* mask, int64_t size) {
-  int64_t i = 0;
-  for (; i + 4 <= size; i += 4) {
-    const auto& keep = kKeepNibble<Word>[(mask[i / 8] >> (i % 8)) & 15];
-    for (size_t j = 0; j < 4; ++j) row[i + static_cast<int64_t>(j)] &= keep[j];
+  for (; size >= 8; size -= 8, row += 8, ++mask) {
+    const auto& low = kKeepNibble<Word>[*mask & 15];
+    const auto& high = kKeepNibble<Word>[*mask >> 4];
+    for (size_t j = 0; j < 4; ++j) row[j] &= low[j];
+    for (size_t j = 0; j < 4; ++j) row[j + 4] &= high[j];
   }
-  for (; i < size; ++i) {
-    if (((mask[i / 8] >> (i % 8)) & 1) == 0) row[i] = 0;
+  for (int64_t j = 0; j < size; ++j) {
+    if (((*mask >> j) & 1) == 0) row[j] = 0;
   }
 }
 
-// One row of any strides: dimension by dimension, the last in the inner loop. `bit` walks the row's
-// logical order. REQUIRES: at least one dimension.
+// One row of any strides, dimension by dimension. REQUIRES: at least one. No branch on the bits:
+// half of them would be mispredicted.
 template <class Word>
-void apply_mask_strided(Word* row, const uint8_t* mask, std::span<const int64_t> sizes,
-                        std::span<const int64_t> strides, int64_t& bit) {
-  for (int64_t i = 0; i < sizes[0]; ++i) {
-    Word* element = row + i * strides[0];
-    if (sizes.size() > 1) {
-      apply_mask_strided(element, mask, sizes.subspan(1), strides.subspan(1), bit);
+void apply_mask_strided(Word* row, const uint8_t* mask, std::span<const MaskedDim> dims,
+                        int64_t bit) {
+  const MaskedDim dim = dims[0];
+  for (int64_t i = 0; i < dim.size; ++i, row += dim.stride, bit += dim.bit_stride) {
+    if (dims.size() > 1) {
+      apply_mask_strided(row, mask, dims.subspan(1), bit);
     } else {
-      if (((mask[bit / 8] >> (bit % 8)) & 1) == 0) *element = 0;
-      ++bit;
+      const auto keep = static_cast<uint64_t>((mask[bit >> 3] >> (bit & 7)) & 1);
+      *row = static_cast<Word>(*row & static_cast<Word>(uint64_t{0} - keep));
     }
   }
-}
-
-// Whether the elements of a row lie side by side in logical order.
-inline bool is_contiguous_row(std::span<const int64_t> sizes, std::span<const int64_t> strides) {
-  int64_t expected = 1;
-  for (size_t d = sizes.size(); d-- > 0;) {
-    if (sizes[d] != 1 && strides[d] != expected) return false;
-    expected *= sizes[d];
-  }
-  return true;
 }
 
 // Zeroes rows begin..end of `rows` where their mask bit is 0. Linear; rows may be shared out among
 // threads.
 template <class Word>
 void apply_masks_rows(const MaskedRows<Word>& rows, int64_t begin, int64_t end) {
-  const bool is_contiguous = is_contiguous_row(rows.sizes, rows.strides);
+  const std::vector<MaskedDim> dims = memory_order(rows.sizes, rows.strides);
+  const bool is_contiguous =
+      dims.size() == 1 && dims[0].bit_stride == 1 && (dims[0].stride == 1 || dims[0].size == 1);
   for (int64_t r = begin; r < end; ++r) {
     Word* row = rows.data + r * rows.row_stride;
     const uint8_t* mask = rows.mask + r * rows.mask_stride();
-    int64_t bit = 0;
     if (is_contiguous) {
       apply_mask_contiguous(row, mask, rows.row_size);
     } else {
-      apply_mask_strided(row, mask, rows.sizes, rows.strides, bit);
+      apply_mask_strided<Word>(row, mask, dims, 0);
     }
   }
 }

@@ -60,6 +60,34 @@ TYPED_TEST(ApplyMasksKernel, FollowsChannelsLastStrides) {
   }
 }
 
+// A transposed matrix of rows with gaps: no two dimensions merge.
+TYPED_TEST(ApplyMasksKernel, FollowsStridesWithGapsAndLeavesTheGaps) {
+  const Mask mask = thirds(2 * 3 * 5);
+  const auto bytes = mask.to_row_bytes(2);
+  std::vector<TypeParam> data(200, TypeParam{1}), expected = data;
+  const std::vector<int64_t> sizes{3, 5}, strides{2, 9};
+  int64_t logical = 0;
+  for (size_t r = 0; r < 2; ++r) {
+    for (size_t i = 0; i < 3; ++i) {
+      for (size_t j = 0; j < 5; ++j, ++logical) {
+        if (!mask[logical]) expected[r * 90 + i * 2 + j * 9] = 0;
+      }
+    }
+  }
+  pomona::apply_masks_rows<TypeParam>({data.data(), bytes.data(), 15, 90, sizes, strides}, 0, 2);
+  EXPECT_EQ(data, expected);
+}
+
+TEST(MemoryOrder, MergesDimensionsThatContinueEachOther) {
+  const auto count = [](std::vector<int64_t> sizes, std::vector<int64_t> strides) {
+    return pomona::memory_order(sizes, strides).size();
+  };
+  EXPECT_EQ(count({3, 2, 5}, {10, 5, 1}), 1u);  // contiguous
+  EXPECT_EQ(count({3, 2, 5}, {1, 15, 3}), 2u);  // channels_last
+  EXPECT_EQ(count({3, 1, 1}, {1, 7, 9}), 1u);   // a dimension of one element has any stride
+  EXPECT_EQ(count({}, {}), 1u);
+}
+
 TYPED_TEST(ApplyMasksKernel, TouchesOnlyTheRowsItIsGiven) {
   const auto bytes = Mask(6, false).to_row_bytes(3);
   std::vector<TypeParam> data(6, TypeParam{1});
