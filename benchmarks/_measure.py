@@ -1,0 +1,59 @@
+"""What the Python benchmarks share: runs in turns, medians, and a dated table in results/."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def in_turns(functions: dict[str, Callable[[], object]], runs: int = 11) -> dict[str, float]:
+    """The median seconds of each function; A and B run in turns, after two rounds to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(runs + 2):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if turn >= 2:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(row) for name, row in times.items()}
+
+
+def machine() -> str:
+    """The processor's name and how many threads torch uses."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} thread(s)"
+
+
+def commit() -> str:
+    """The commit of the working tree; "unknown" outside of git."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def write_table(
+    stem: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
+) -> None:
+    """Print a table and write it to results/ as `tools/readme_tables.py` reads it."""
+    widths = [max(len(str(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)))
+    date = datetime.date.today().isoformat()
+    facts = {"title": title, "date": date, "machine": machine(), "commit": commit()}
+    facts["compiler"] = f"torch {torch.__version__}, {platform.python_compiler()}"
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{date}-{stem}.json"
+    path.write_text(json.dumps({**facts, "columns": columns, "rows": rows}, indent=1) + "\n")
