@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class LeNet300100(nn.Module):
-    """Images [n, 1, 28, 28] -> logits [n, 10]; 266,200 weights. Source: thesis §3.3."""
+    """Images [n, 1, 28, 28] -> logits [n, 10]; 266,200 weights. Source: thesis ch. 3."""
 
     def __init__(self) -> None:
         """PyTorch's default initialisation."""
@@ -24,7 +24,7 @@ class LeNet300100(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """Images [n, 1, 28, 28] -> logits [n, 10]; 430,500 weights. Source: thesis §3.3."""
+    """Images [n, 1, 28, 28] -> logits [n, 10]; 430,500 weights. Source: thesis ch. 3."""
 
     def __init__(self) -> None:
         """PyTorch's default initialisation."""

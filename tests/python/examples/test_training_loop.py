@@ -3,7 +3,7 @@
 import measure
 import pytest
 import torch
-import training
+import training_loop
 from data import Dataset
 
 
@@ -22,17 +22,17 @@ def network() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
 
 
-def fit(dataset: Dataset, **settings) -> tuple[torch.nn.Module, int, list[training.Epoch]]:
+def fit(dataset: Dataset, **settings) -> tuple[torch.nn.Module, int, list[training_loop.Epoch]]:
     model, epochs = network(), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0)
     settings = {"epochs": 4, "lr": 0.5, "shift": 1, "on_epoch": epochs.append} | settings
-    return model, training.fit(model, optimizer, dataset, **settings), epochs
+    return model, training_loop.fit(model, optimizer, dataset, **settings), epochs
 
 
 def test_fit_learns(dataset):
     model, _, epochs = fit(dataset, epochs=10)
     assert epochs[-1].loss < epochs[0].loss
-    assert training.error_percent(model, dataset) < 10
+    assert training_loop.error_percent(model, dataset) < 10
 
 
 def test_fit_shows_all_images_in_every_epoch_when_there_is_time(dataset):
@@ -44,7 +44,7 @@ def test_fit_shows_all_images_in_every_epoch_when_there_is_time(dataset):
 def test_fit_shows_fewer_images_when_there_is_no_time_but_keeps_all_epochs(dataset):
     _, shown, epochs = fit(dataset, seconds=0)
     assert len(epochs) == 4
-    assert shown == 4 * training.BATCH
+    assert shown == 4 * training_loop.BATCH
 
 
 def test_fit_repeats_itself(dataset):
@@ -59,21 +59,23 @@ def test_fit_takes_other_images_with_another_seed(dataset):
 
 def test_batches_show_every_image_once(dataset):
     generator = torch.Generator().manual_seed(0)
-    labels = torch.cat([labels for _, labels in training.batches(dataset, generator=generator)])
+    labels = torch.cat(
+        [labels for _, labels in training_loop.batches(dataset, generator=generator)]
+    )
     assert labels.bincount().tolist() == dataset.train_labels.bincount().tolist()
 
 
 def test_batches_without_shift_leave_the_images_as_they_are(dataset):
     generator = torch.Generator().manual_seed(0)
-    inputs, _ = next(training.batches(dataset, generator=generator))
+    inputs, _ = next(training_loop.batches(dataset, generator=generator))
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
-    expected = dataset.train_images[order[: training.BATCH]].float() / 255
+    expected = dataset.train_images[order[: training_loop.BATCH]].float() / 255
     assert torch.equal(inputs, expected)
 
 
 def test_batches_with_shift_move_the_images_by_no_more_than_that(dataset):
     generator = torch.Generator().manual_seed(0)
-    inputs, _ = next(training.batches(dataset, generator=generator, shift=1))
+    inputs, _ = next(training_loop.batches(dataset, generator=generator, shift=1))
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(dataset.train_images[order], [1] * 4).float() / 255
     for image, source in zip(inputs[:20], padded, strict=False):
@@ -83,7 +85,7 @@ def test_batches_with_shift_move_the_images_by_no_more_than_that(dataset):
 
 def test_error_percent_leaves_the_mode_as_it_was(dataset):
     model = network().train()
-    training.error_percent(model, dataset)
+    training_loop.error_percent(model, dataset)
     assert model.training
 
 
