@@ -3,7 +3,6 @@
 #include "pomona/error.h"
 
 #include "base/text.h"
-#include "infer/float_values.h"
 
 #include <algorithm>
 #include <bit>
@@ -120,7 +119,7 @@ std::vector<std::byte> pack_csr16(const Weight& weight) {
     std::ranges::copy(weight.codes, section<uint8_t>(bytes, header.weights_at));
     std::ranges::copy(weight.codebook, section<float>(bytes, header.codebook_at));
   } else {
-    std::ranges::copy(float_values(weight), section<float>(bytes, header.weights_at));
+    std::ranges::copy(weight.values, bytes.begin() + header.weights_at);
   }
   return bytes;
 }

@@ -86,8 +86,8 @@ constexpr int64_t csr16_panels(int64_t cols) {
   return cols <= kCsr16PanelCols ? 1 : (cols - 1) / kCsr16PanelCols + 1;
 }
 
-// The bytes of a matrix. REQUIRES: weight passed check(), is float32, float16 or bfloat16, finite
-// and of two dimensions.
+// The bytes of a matrix. REQUIRES: weight is what float_weight() gives, finite and of two
+// dimensions.
 POMONA_API std::vector<std::byte> pack_csr16(const Weight& weight);
 
 // The header, when the buffer is long enough, is aligned to 8 bytes and says that it is csr16 of

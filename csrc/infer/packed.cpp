@@ -4,20 +4,24 @@
 
 #include "base/text.h"
 #include "infer/csr16_kernel.h"
-#include "infer/float_values.h"
+#include "infer/float_weight.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <string>
+#include <vector>
 
 namespace pomona {
 namespace {
 
-// REQUIRES: float32, float16 or bfloat16.
+// REQUIRES: float32.
 bool is_finite(const Weight& weight) {
   const auto is_finite_value = [](float value) { return std::isfinite(value); };
+  std::vector<float> values(weight.values.size() / sizeof(float));
+  if (!values.empty()) std::memcpy(values.data(), weight.values.data(), weight.values.size());
   return std::ranges::all_of(weight.codebook, is_finite_value) &&
-         std::ranges::all_of(float_values(weight), is_finite_value);
+         std::ranges::all_of(values, is_finite_value);
 }
 
 std::string quoted(const std::string& name) {
@@ -49,11 +53,12 @@ Packed pack(const Weight& weight, Layout layout) {
                                " to have 2 dimensions [rows, cols], got ", weight.shape.size(),
                                "."));
   }
-  if (!is_finite(weight)) {
+  const Weight matrix = float_weight(weight);
+  if (!is_finite(matrix)) {
     throw InvalidArgument(
         text("pack: expected ", quoted(weight.name), " to be finite, got NaN or Inf."));
   }
-  return {layout, weight.shape[0], weight.shape[1], weight.mask.kept(), pack_csr16(weight)};
+  return {layout, matrix.shape[0], matrix.shape[1], matrix.mask.kept(), pack_csr16(matrix)};
 }
 
 Packed check_packed(std::span<const std::byte> bytes) {

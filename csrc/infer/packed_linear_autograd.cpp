@@ -79,7 +79,11 @@ struct PackedLinear : torch::autograd::Function<PackedLinear> {
 
 at::Tensor packed_linear_autograd(const at::Tensor& input, const at::Tensor& packed,
                                   const std::optional<at::Tensor>& bias, c10::SymInt out_features) {
-  return PackedLinear::apply(input, packed, bias, out_features);
+  const bool needs_graph =
+      at::GradMode::is_enabled() && (input.requires_grad() || (bias && bias->requires_grad()));
+  if (needs_graph) return PackedLinear::apply(input, packed, bias, out_features);
+  at::AutoDispatchBelowADInplaceOrView guard;  // inference: microseconds count
+  return packed_linear_op().call(input, packed, bias, std::move(out_features));
 }
 
 // Under autocast the input is widened: sums of packed weights are fp32 whatever the network is.

@@ -1,6 +1,7 @@
 #include "pomona/io.h"
 
 #include "pomona/error.h"
+#include "pomona/nn.h"
 
 #include "base/text.h"
 
@@ -17,20 +18,46 @@
 namespace pomona {
 namespace {
 
-NamedTensors parameters_of(const torch::nn::Module& module) {
-  NamedTensors tensors;
-  for (const auto& parameter : module.named_parameters()) {
-    if (parameter.value().defined()) tensors.emplace_back(parameter.key(), parameter.value());
-  }
-  return tensors;
-}
+// A file holds the dense weight of a packed layer, under the name that it has in the dense layer:
+// packed bytes are made for one machine and one version.
+struct PackedWeight {
+  nn::PackedLinearImpl* layer;
+  std::string name;
+  at::Tensor dense;
+};
 
-NamedTensors tensors_of(const torch::nn::Module& module) {
-  NamedTensors tensors = parameters_of(module);
-  for (const auto& buffer : module.named_buffers()) {
-    if (buffer.value().defined()) tensors.emplace_back(buffer.key(), buffer.value());
+// Everything of a module that a file holds, module by module, as Python's state_dict() orders it.
+struct Contents {
+  NamedTensors tensors;
+  NamedTensors parameters;  // those of `tensors` that must be finite
+  std::vector<PackedWeight> packed;
+
+  void add(const std::string& prefix, torch::nn::Module& module) {
+    auto* const layer = dynamic_cast<nn::PackedLinearImpl*>(&module);
+    for (const auto& item : module.named_parameters(/*recurse=*/false)) {
+      if (!item.value().defined()) continue;
+      tensors.emplace_back(prefix + item.key(), item.value());
+      parameters.push_back(tensors.back());
+    }
+    for (const auto& item : module.named_buffers(/*recurse=*/false)) {
+      if (!item.value().defined()) continue;
+      if (layer != nullptr && item.key() == "packed") {
+        packed.push_back({layer, prefix + "weight", layer->weight()});
+        tensors.emplace_back(packed.back().name, packed.back().dense);
+      } else {
+        tensors.emplace_back(prefix + item.key(), item.value());
+      }
+    }
   }
-  return tensors;
+};
+
+Contents contents_of(torch::nn::Module& module) {
+  Contents contents;
+  contents.add("", module);
+  for (const auto& item : module.named_modules("", /*include_self=*/false)) {
+    contents.add(item.key() + ".", *item.value());
+  }
+  return contents;
 }
 
 // Why nothing can be copied into a tensor; empty when it can.
@@ -110,8 +137,10 @@ SaveReport save(const NamedTensors& tensors, const std::filesystem::path& path, 
 }
 
 SaveReport save(const torch::nn::Module& module, const std::filesystem::path& path, Coding coding) {
-  check_finite(parameters_of(module));
-  return save(tensors_of(module), path, coding);
+  // Modules are walked as non-const; nothing is written.
+  const auto contents = contents_of(const_cast<torch::nn::Module&>(module));
+  check_finite(contents.parameters);
+  return save(contents.tensors, path, coding);
 }
 
 NamedTensors load(const std::filesystem::path& path) {
@@ -141,7 +170,18 @@ void copy_(const NamedTensors& targets, const NamedTensors& sources) {
 }
 
 void load_(torch::nn::Module& module, const std::filesystem::path& path) {
-  copy_(tensors_of(module), load(path));
+  const auto contents = contents_of(module);
+  const auto loaded = load(path);
+  std::set<std::string_view> to_pack;
+  for (const auto& weight : contents.packed) to_pack.insert(weight.name);
+  for (const auto& [name, tensor] : loaded) {
+    if (to_pack.contains(name) && !at::isfinite(tensor).all().item<bool>()) {
+      throw InvalidArgument(text("load_: expected `", name,
+                                 "` to be finite, as a packed layer needs, got NaN or Inf."));
+    }
+  }
+  copy_(contents.tensors, loaded);
+  for (const auto& weight : contents.packed) weight.layer->pack_weight_(weight.dense);
 }
 
 }  // namespace pomona

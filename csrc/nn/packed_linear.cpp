@@ -62,6 +62,15 @@ at::Tensor PackedLinearImpl::forward(const at::Tensor& input) {
       .to(input.scalar_type());
 }
 
+void PackedLinearImpl::pack_weight_(const at::Tensor& weight) {
+  const auto matrix = pack(to_weight("weight", weight));
+  if (matrix.rows != out_features || matrix.cols != in_features) {
+    throw InvalidArgument(text("PackedLinear: expected `weight` of shape [", out_features, ", ",
+                               in_features, "], got [", matrix.rows, ", ", matrix.cols, "]."));
+  }
+  packed.set_data(to_tensor(matrix).to(packed.device()));
+}
+
 at::Tensor PackedLinearImpl::weight() const {
   return packed_weight(packed, out_features, in_features);
 }

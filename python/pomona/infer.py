@@ -15,7 +15,7 @@ from torch import nn
 
 from . import _C
 from ._shell import clean_name
-from .nn import PackedLinear
+from .nn import PackedLinear, SharedLinear
 from .report import percent, shape_text, text_table
 
 __all__ = ["PackReport", "PackRow", "pack_"]
@@ -24,6 +24,8 @@ _log = logging.getLogger("pomona")
 
 _WARM_UPS, _RUNS = 3, 21
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Exact types: a subclass computes something else.
+_PACKABLE = (nn.Linear, SharedLinear)
 # Modules whose fast path reads the weights of their Linear children instead of calling them.
 _WEIGHT_READERS = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
@@ -78,10 +80,10 @@ def _cells(row: PackRow) -> list[str]:
 
 @dataclasses.dataclass
 class _Layer:
-    """A Linear, everywhere it stands in the model, and what it was given."""
+    """A linear layer, everywhere it stands in the model, and what it was given."""
 
     name: str
-    module: nn.Linear
+    module: nn.Linear | SharedLinear
     places: list[tuple[nn.Module, str]]
     input: torch.Tensor | None = None
 
@@ -98,7 +100,7 @@ class _Layer:
 
 
 def pack_(model: nn.Module, example: Any) -> PackReport:
-    """Replace each ``nn.Linear`` by a :class:`~pomona.nn.PackedLinear` where that is faster here.
+    """Replace linear layers by :class:`~pomona.nn.PackedLinear` where that is faster here.
 
     The model runs once on ``example``, in eval mode and without gradients; each layer is then
     timed, dense and packed by turns, on what it was given, with the threads that torch has now. A
@@ -152,19 +154,19 @@ def _check_model(model: nn.Module) -> None:
         raise _C.InvalidArgument(
             f"pack_: expected `model` to be a torch.nn.Module, got {type(model).__name__}."
         )
-    if type(model) is nn.Linear:
+    if type(model) in _PACKABLE:
         raise _C.InvalidArgument(
-            "pack_: expected `model` to contain its layers, got a bare nn.Linear. "
-            "Call PackedLinear.from_linear(model)."
+            f"pack_: expected `model` to contain its layers, got a bare {type(model).__name__}. "
+            "Make a PackedLinear of its weight and bias."
         )
 
 
 def _find_layers(model: nn.Module) -> list[_Layer]:
-    """Each nn.Linear (no subclass: they compute something else) once, with all its places."""
+    """Each layer that could be packed once, with all its places."""
     found: dict[int, _Layer] = {}
     for prefix, parent in model.named_modules():
         for attribute, module in parent._modules.items():
-            if type(module) is not nn.Linear:
+            if type(module) not in _PACKABLE:
                 continue
             name = clean_name(f"{prefix}.{attribute}" if prefix else attribute)
             layer = found.setdefault(id(module), _Layer(name, module, []))
@@ -246,7 +248,7 @@ def _decide(layer: _Layer) -> tuple[PackRow, PackedLinear | None]:
         return row("dense", why), None
     if layer.input is None:
         return row("dense", "not called with the example"), None
-    packed = PackedLinear.from_linear(layer.module)
+    packed = PackedLinear(weight, layer.module.bias).train(layer.module.training)
     try:
         times = _measure(layer.module, packed, layer.input)
     except NotImplementedError:

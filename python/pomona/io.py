@@ -14,6 +14,7 @@ from torch import nn
 
 from . import _C
 from ._shell import clean_name
+from .nn import PackedLinear
 from .report import entries_table, fp32_bytes, ratio, size
 
 __all__ = ["SaveReport", "entries", "load", "load_", "save"]
@@ -88,15 +89,17 @@ def save(
         >>> sorted(load(folder / "net.pomona"))
         ['bias', 'weight']
     """
-    tensors = _tensors(model, "save", keep_vars=True)
-    if isinstance(model, nn.Module):
-        parameters = [(name, value) for name, value in tensors if isinstance(value, nn.Parameter)]
-        _C.check_finite(parameters)
+    tensors, _ = _contents(model, "save")
     if not isinstance(gap_bits, int) or isinstance(gap_bits, bool):
         raise _C.InvalidArgument(
             f"save: expected `gap_bits` to be 0 or an integer in 2..8, got {gap_bits!r}."
         )
-    report = SaveReport(Path(path), *_C.save(tensors, _path(path, "save"), gap_bits))
+    file = _path(path, "save")
+    if isinstance(model, nn.Module):
+        parameters = [(name, value) for name, value in tensors if isinstance(value, nn.Parameter)]
+        _C.check_finite(parameters)
+        _warn_of_negative_zeros(parameters)
+    report = SaveReport(Path(file), *_C.save(tensors, file, gap_bits))
     _log.info("saved\n%s", report)
     return report
 
@@ -136,8 +139,17 @@ def load_(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise _C.InvalidArgument(
             f"load_: expected `model` to be a torch.nn.Module, got {type(model).__name__}."
         )
-    targets = _tensors(model, "load_", keep_vars=True)
-    _C.copy_(targets, _C.load(_path(path, "load_")))
+    targets, packed = _contents(model, "load_")
+    loaded = _C.load(_path(path, "load_"))
+    to_pack = {name for name, _, _ in packed}
+    for name, tensor in loaded:
+        if name in to_pack and not tensor.isfinite().all():
+            raise _C.InvalidArgument(
+                f"load_: expected `{name}` to be finite, as a packed layer needs, got NaN or Inf."
+            )
+    _C.copy_(targets, loaded)
+    for _, layer, dense in packed:
+        layer.pack_weight_(dense)
 
 
 def entries(path: str | os.PathLike[str]) -> list[_C.FileEntry]:
@@ -161,20 +173,51 @@ def _path(path: str | os.PathLike[str], what: str) -> str:
     return os.fspath(path)
 
 
-def _tensors(model: Any, what: str, keep_vars: bool) -> list[tuple[str, torch.Tensor]]:
-    """(clean name, tensor) of everything in a module's state_dict or a mapping."""
+Tensors = list[tuple[str, torch.Tensor]]
+Packed = list[tuple[str, PackedLinear, torch.Tensor]]
+
+
+def _contents(model: Any, what: str) -> tuple[Tensors, Packed]:
+    """(clean name, tensor) of everything that a file holds of a model, and its packed layers.
+
+    A packed layer stands there with its dense weight, under the name that it has in the dense
+    layer: packed bytes are made for one machine and one version.
+    """
+    layers: dict[str, PackedLinear] = {}
     if isinstance(model, nn.Module):
-        model = model.state_dict(keep_vars=keep_vars)
+        for prefix, module in model.named_modules(remove_duplicate=False):
+            if isinstance(module, PackedLinear):
+                layers[f"{prefix}.packed" if prefix else "packed"] = module
+        model = model.state_dict(keep_vars=True)
     if not isinstance(model, Mapping):
         raise _C.InvalidArgument(
             f"{what}: expected `model` to be a torch.nn.Module or a dict of tensors, "
             f"got {type(model).__name__}."
         )
-    tensors = []
+    tensors: Tensors = []
+    packed: Packed = []
     for name, value in model.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise _C.InvalidArgument(
                 f"{what}: expected tensors by name, got {type(value).__name__} for {name!r}."
             )
+        if layer := layers.get(name):
+            name, value = f"{name.removesuffix('packed')}weight", layer.weight
+            packed.append((clean_name(name), layer, value))
         tensors.append((clean_name(name), value))
-    return tensors
+    return tensors, packed
+
+
+def _warn_of_negative_zeros(parameters: Tensors) -> None:
+    """A mask that is multiplied onto weights leaves -0.0, which is no zero to a file."""
+    for name, value in parameters:
+        if value.dim() >= 2 and value.is_floating_point():
+            count = int(((value == 0) & value.signbit()).sum())
+            if count:
+                _log.warning(
+                    "save: `%s` holds %d zeros with a minus sign (a mask that is multiplied onto "
+                    "weights leaves them); they come back bit for bit and cost as much as other "
+                    "weights. Clear them with `weight.data.add_(0.0)`.",
+                    name,
+                    count,
+                )

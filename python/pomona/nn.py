@@ -277,6 +277,17 @@ class PackedLinear(nn.Module):
         """The dense weight ``[out_features, in_features]``, float32, made anew at each access."""
         return _packed_weight(self.packed, self.out_features, self.in_features)
 
+    def pack_weight_(self, weight: torch.Tensor) -> None:
+        """Pack another weight of the same shape into this layer.
+
+        Raises:
+            InvalidArgument: another dtype or shape, NaN or Inf. Then the layer is as it was.
+        """
+        packed = _C.pack(weight.detach(), "weight")
+        if problem := self._problem(packed):
+            raise _C.InvalidArgument(problem)
+        self.packed = packed.to(self.packed.device)
+
     @property
     def nnz(self) -> int:
         """How many weights are stored."""

@@ -37,8 +37,8 @@ struct SaveReport {
 // to_weight refuses), FileError.
 POMONA_API SaveReport save(const NamedTensors& tensors, const std::filesystem::path& path,
                            Coding coding = {});
-// Parameters and buffers under their qualified names. NaN or Inf in a parameter is an error that
-// names it.
+// Parameters and buffers under their qualified names; of a PackedLinear its dense weight, so that a
+// file fits the dense model as well. NaN or Inf in a parameter is an error that names it.
 POMONA_API SaveReport save(const torch::nn::Module& module, const std::filesystem::path& path,
                            Coding coding = {});
 

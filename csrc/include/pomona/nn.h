@@ -64,6 +64,8 @@ class POMONA_API PackedLinearImpl : public torch::nn::Cloneable<PackedLinearImpl
   void pretty_print(std::ostream& stream) const override;
   at::Tensor forward(const at::Tensor& input);
   at::Tensor weight() const;  // the dense matrix [out, in], float32, on the device of `packed`
+  // Packs another weight of the same shape into this layer. Throws as the constructor.
+  void pack_weight_(const at::Tensor& weight);
 
   at::Tensor packed;  // uint8 buffer
   at::Tensor bias;    // buffer [out], or undefined

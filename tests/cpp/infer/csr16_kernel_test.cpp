@@ -233,6 +233,20 @@ TEST(Csr16, WidensHalfPrecisionExactly) {
   EXPECT_EQ(pomona::unpack(bfloat.bytes), (std::vector<float>{1.0f, -2.0f, 0x1p-133f, 0.0f}));
 }
 
+TEST(Csr16, DropsTheNegativeZerosOfAMultipliedMask) {
+  const Matrix plain{2, 2, {-0.0f, 3.0f, 1.5f, -0.0f}};
+  EXPECT_EQ(pack(to_weight(plain)).nnz, 2);
+  auto shared = random_matrix(32, 32, 0.5, 3);
+  for (float& value : shared.values) value = value == 0 ? -0.0f : value;
+  const auto weight = to_weight(shared);
+  ASSERT_TRUE(weight.is_shared());
+  const auto packed = pack(weight);
+  check_packed(packed.bytes);
+  EXPECT_LT(packed.nnz, 32 * 32);
+  EXPECT_EQ(pomona::unpack(packed.bytes), shared.values);  // -0.0 == 0.0
+  expect_multiplies(shared, 3);
+}
+
 TEST(Csr16, DescribesItself) {
   const auto packed = pack(to_weight(random_matrix(6, 9, 0.5)));
   const auto again = check_packed(packed.bytes);

@@ -1,0 +1,121 @@
+#include "pomona/error.h"
+#include "pomona/nn.h"
+
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/rand_like.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/dropout.h>
+#include <torch/serialize.h>
+#include <torch/utils.h>
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <sstream>
+#include <string>
+
+namespace {
+
+using pomona::nn::PackedLinear;
+
+torch::nn::Linear sparse_linear(int64_t in_features, int64_t out_features, double density) {
+  torch::nn::Linear linear(in_features, out_features);
+  const torch::NoGradGuard no_grad;
+  linear->weight.masked_fill_(at::rand_like(linear->weight) >= density, 0);
+  return linear;
+}
+
+std::string error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const pomona::InvalidArgument& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(PackedLinear, ComputesWhatTheDenseLayerComputes) {
+  auto linear = sparse_linear(40, 9, 0.3);
+  PackedLinear packed(linear);
+  const at::Tensor x = at::randn({2, 3, 40});
+  EXPECT_TRUE(at::allclose(packed->forward(x), linear->forward(x), 1e-5, 1e-5));
+  EXPECT_TRUE(at::equal(packed->weight(), linear->weight));
+  EXPECT_EQ(packed->forward(x.to(at::kBFloat16)).scalar_type(), at::kBFloat16);
+}
+
+TEST(PackedLinear, CloneIsACopyOfItsOwn) {
+  PackedLinear packed(sparse_linear(40, 9, 0.3));
+  const auto copy = std::dynamic_pointer_cast<pomona::nn::PackedLinearImpl>(packed->clone());
+  const at::Tensor x = at::randn({40}), before = packed->forward(x);
+  EXPECT_TRUE(at::equal(copy->forward(x), before));
+  copy->bias.zero_();
+  copy->packed.zero_();
+  EXPECT_TRUE(at::equal(packed->forward(x), before));
+}
+
+TEST(PackedLinear, ComesBackFromAnArchive) {
+  PackedLinear packed(sparse_linear(40, 9, 0.3)), other(at::zeros({9, 40}), at::zeros({9}));
+  std::stringstream stream;
+  torch::save(packed, stream);
+  torch::load(other, stream);
+  const at::Tensor x = at::randn({40});
+  EXPECT_TRUE(at::equal(other->forward(x), packed->forward(x)));
+}
+
+TEST(PackedLinear, RefusesAnArchiveOfAnotherShape) {
+  PackedLinear packed(sparse_linear(40, 9, 0.3)), other(at::zeros({9, 41}), at::zeros({9}));
+  std::stringstream stream;
+  torch::save(packed, stream);
+  EXPECT_EQ(error_of([&] { torch::load(other, stream); }),
+            "PackedLinear: expected `packed` of shape [9, 41], got [9, 40].");
+}
+
+TEST(PackedLinear, RefusesAWrongBias) {
+  EXPECT_EQ(error_of([] {
+              PackedLinear(at::zeros({3, 2}), at::zeros({2}));
+            }),
+            "PackedLinear: expected `bias` to be floating point of shape [3], got Float [2].");
+}
+
+TEST(Pack, KeepsWhatTheModelComputes) {
+  torch::nn::Sequential model(sparse_linear(2048, 1024, 0.01), torch::nn::ReLU(),
+                              torch::nn::Dropout(), torch::nn::Linear(1024, 2));
+  model->train();
+  const at::Tensor x = at::randn({1, 2048});
+  const auto choices = pomona::nn::pack_(model, x);
+  ASSERT_EQ(choices.size(), 2u);
+  EXPECT_EQ(choices[0].name, "0");
+  EXPECT_EQ(choices[1].name, "3");
+  EXPECT_TRUE(model->is_training());
+  EXPECT_TRUE(model[2]->is_training());
+  const auto* first = model[0]->as<pomona::nn::PackedLinearImpl>();
+  EXPECT_EQ(first != nullptr, choices[0].is_packed);
+  EXPECT_EQ(choices[0].is_packed, choices[0].packed_us < choices[0].dense_us);
+  EXPECT_EQ(model->named_children()["0"].get(), model[0].get());
+}
+
+TEST(Pack, ReplacesALayerThatStandsTwiceInBothPlaces) {
+  auto layer = sparse_linear(2048, 2048, 0.002);
+  torch::nn::Sequential model(layer, torch::nn::ReLU(), layer);
+  pomona::nn::pack_(model, at::randn({1, 2048}));
+  EXPECT_EQ(model[0].get(), model[2].get());
+}
+
+TEST(Pack, RefusesWeightsThatAreNotFiniteAndChangesNothing) {
+  torch::nn::Linear bad(4, 4);
+  bad->weight.data()[1][1] = std::numeric_limits<float>::infinity();
+  torch::nn::Sequential model(torch::nn::Linear(4, 4), bad);
+  const auto first = model[0];
+  EXPECT_EQ(error_of([&] {
+              pomona::nn::pack_(model, at::ones({1, 4}));
+            }),
+            "pack_: expected `1.weight` to be finite, got NaN or Inf.");
+  EXPECT_EQ(model[0].get(), first.get());
+}
+
+}  // namespace
