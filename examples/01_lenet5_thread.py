@@ -208,6 +208,9 @@ def print_table(
         for stage in stages
     ]
     print(f"\n{table(header, rows)}\n")
+    title = f"LeNet-5 on {dataset.name}, one seed: from training to a file that runs"
+    record = json.dumps({"title": title, "columns": header, "rows": rows})
+    (arguments.out / "thread.json").write_text(record)
     shared = stages[2].sizes
     print(f"raw / pomona = {stages[0].sizes['raw'] / shared['pomona']:.1f}, everything counted.")
     print("raw, zstd, xz: the fp32 tensors of that stage as they are in memory; sizes in bytes.")
