@@ -218,16 +218,14 @@ def print_table(
     print("raw, zstd, xz: the fp32 tensors of that stage as they are in memory; sizes in bytes.")
     print("ms: median of 50 forward passes on one thread, the models of one process by turns.")
     print("packed: all linear layers run on compressed weights; pack_: those where that is faster.")
-    wanted = sum(arguments.epochs) * len(dataset.train_labels)
-    if shown < wanted:
+    epochs, images = sum(arguments.epochs), len(dataset.train_labels)
+    if shown < epochs * images:
         print(
             f"{arguments.seconds:.0f} s of training did not suffice here: "
-            f"{shown:,} images were shown instead of {wanted:,}."
+            f"{shown:,} images were shown instead of {epochs * images:,}."
         )
     else:
-        print(
-            f"{dataset.name}: {sum(arguments.epochs)} epochs of {len(dataset.train_labels):,} images."
-        )
+        print(f"{dataset.name}: {epochs} epochs of {images:,} images.")
 
 
 def parse_arguments() -> argparse.Namespace:
