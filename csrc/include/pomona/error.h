@@ -22,8 +22,8 @@ class POMONA_API InvalidArgument : public std::invalid_argument {
 // A `.pomona` file whose bytes are not what was written. Python sees a subclass of ValueError.
 class POMONA_API CorruptFile : public std::runtime_error {
  public:
-  // `section` names the damaged part ("header", "directory", "fc1.weight/positions"); `offset` is its
-  // byte in the file.
+  // `section` names the damaged part ("header", "directory", "fc1.weight/positions"); `offset` is
+  // its byte in the file.
   CorruptFile(const std::string& section, uint64_t offset, const std::string& what);
   ~CorruptFile() override;
   const std::string section;
