@@ -47,4 +47,11 @@ if(EXISTS "${POMONA_TORCH_ROOT}/lib/libtorch_cuda.so")
   set(POMONA_TORCH_HAS_CUDA ON)
   _pomona_import(pomona::c10_cuda c10_cuda)
   _pomona_import(pomona::torch_cuda torch_cuda)
+  # The CUDA runtime that this torch loads: beside it in site-packages, or in a LibTorch folder.
+  find_library(POMONA_CUDART NAMES libcudart.so.13 libcudart.so.12 NO_DEFAULT_PATH PATHS
+    "${POMONA_TORCH_ROOT}/../nvidia/cu13/lib" "${POMONA_TORCH_ROOT}/../nvidia/cuda_runtime/lib" "${POMONA_TORCH_ROOT}/lib")
+  if(POMONA_CUDART)
+    add_library(pomona::cudart SHARED IMPORTED GLOBAL)
+    set_target_properties(pomona::cudart PROPERTIES IMPORTED_LOCATION "${POMONA_CUDART}")
+  endif()
 endif()

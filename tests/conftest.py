@@ -17,7 +17,6 @@ THREADS = max(1, len(os.sched_getaffinity(0)) // WORKERS)
 # Before torch is imported, and for the programs that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 import pomona  # noqa: E402
@@ -41,5 +40,4 @@ def seeds() -> None:
     """The same random numbers for a test however it is run."""
     print(f"seed {SEED}")
     random.seed(SEED)
-    np.random.seed(SEED)
     torch.manual_seed(SEED)

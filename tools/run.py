@@ -115,7 +115,7 @@ def gpu() -> None:
         os.environ["PATH"] = f"{nvcc}{os.pathsep}{os.environ['PATH']}"
     builds.gpu()
     env = os.environ | {"PYTHONPATH": str(ROOT / "python")}
-    show([sys.executable, "-m", "pytest", "-q", "-m", "cuda", "tests/python"], env)
+    show([sys.executable, "-m", "pytest", "-q", "-m", "cuda", "tests/python/cuda"], env)
 
 
 def clean() -> None:
