@@ -5,6 +5,7 @@ Needs the build folder of `make test` (POMONA_BUILD_DIR), so that a wheel takes 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -48,8 +49,11 @@ def run(*command: object, cwd: Path | None = None, **variables: str) -> str:
 
 
 def make_wheel(folder: Path, *options: str) -> Path:
+    """One at a time, whatever test processes there are: they share the build folder."""
     pip = [sys.executable, "-m", "pip", "wheel", ROOT, "--no-deps", "-w", folder, *options]
-    run(*pip, POMONA_BUILD_DIR=str(BUILD))
+    with (BUILD / "wheel.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(*pip, POMONA_BUILD_DIR=str(BUILD))
     (wheel,) = folder.glob("pomona-*.whl")
     return wheel
 
