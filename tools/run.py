@@ -45,7 +45,7 @@ def test() -> None:
     full = builds.full(env, tests=True)
     _ctest(full, variables)
     variables |= {"POMONA_BUILD_DIR": str(full)}
-    parallel = ["-n", jobs, "--dist=loadgroup"] if jobs > 1 else []
+    parallel = ["-n", jobs, "--dist=loadfile"] if jobs > 1 else []
     pytest = [env.python, "-m", "pytest", "-q", *parallel, "--doctest-modules"]
     show([*pytest, "python/pomona", "tests/python"], variables)
 

@@ -23,7 +23,6 @@ BUILD = Path(os.environ.get("POMONA_BUILD_DIR") or ROOT / "build" / sys.implemen
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("install"),  # one wheel for all of them
     pytest.mark.skipif(
         not (BUILD / "build.ninja").exists(), reason=f"{BUILD} is not built: run `make build`"
     ),

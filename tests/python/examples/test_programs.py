@@ -10,10 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("examples"),  # one run of the thread for all of them
-]
+pytestmark = pytest.mark.slow
 
 
 def run(program: str, *arguments: object) -> str:
