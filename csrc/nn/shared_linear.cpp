@@ -117,20 +117,6 @@ void SharedLinearImpl::pretty_print(std::ostream& stream) const {
          << ", bias=" << bias.defined() << ")";
 }
 
-void SharedLinearImpl::to(torch::Device device, torch::Dtype dtype, bool non_blocking) {
-  const at::Tensor bytes = codes.detach();
-  Module::to(device, dtype, non_blocking);
-  codes.set_data(bytes.to(device, at::kByte, non_blocking));
-}
-
-void SharedLinearImpl::to(torch::Dtype dtype, bool non_blocking) {
-  to(codes.device(), dtype, non_blocking);
-}
-
-void SharedLinearImpl::to(torch::Device device, bool non_blocking) {
-  Module::to(device, non_blocking);
-}
-
 at::Tensor SharedLinearImpl::weight() const {
   const at::Tensor entries = has_zero ? at::constant_pad_nd(codebook, {1, 0}) : codebook;
   return lookup(entries, codes, {out_features, in_features}, bits);

@@ -12,15 +12,44 @@
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/pimpl.h>
 
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace pomona::nn {
 
+// A layer that holds bytes (codes, packed weights). Module::to(dtype) casts buffers as well as
+// parameters; bytes move with the device and stay bytes.
+template <class Layer>
+class ByteLayer : public torch::nn::Cloneable<Layer> {
+ public:
+  void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override {
+    keep_bytes([&] { torch::nn::Module::to(device, dtype, non_blocking); }, device);
+  }
+  void to(torch::Dtype dtype, bool non_blocking = false) override {
+    keep_bytes([&] { torch::nn::Module::to(dtype, non_blocking); }, std::nullopt);
+  }
+  void to(torch::Device device, bool non_blocking = false) override {
+    torch::nn::Module::to(device, non_blocking);
+  }
+
+ private:
+  template <class Move>
+  void keep_bytes(const Move& move, std::optional<torch::Device> device) {
+    std::vector<std::pair<at::Tensor, at::Tensor>> kept;  // a buffer, its bytes
+    for (at::Tensor& buffer : this->buffers(/*recurse=*/false)) {
+      if (buffer.scalar_type() == at::kByte) kept.emplace_back(buffer, buffer.detach());
+    }
+    move();
+    for (auto& [buffer, bytes] : kept) buffer.set_data(device ? bytes.to(*device) : bytes);
+  }
+};
+
 // y = x W^T + b with W = lookup(codebook, codes) (thesis §4.2). `codebook` [k] is the Parameter;
 // `codes` is a buffer of packed codes, flat. A layer with pruned weights has code 0 = 0.0, which no
 // entry of `codebook` holds and no step can move.
-class POMONA_API SharedLinearImpl : public torch::nn::Cloneable<SharedLinearImpl> {
+class POMONA_API SharedLinearImpl : public ByteLayer<SharedLinearImpl> {
  public:
   // weight [out, in] with at most 256 distinct values (zero included), bias [out] or undefined;
   // both are copied. Throws InvalidArgument, with the count, otherwise; for NaN or Inf; and for a
@@ -29,10 +58,6 @@ class POMONA_API SharedLinearImpl : public torch::nn::Cloneable<SharedLinearImpl
   explicit SharedLinearImpl(const torch::nn::Linear& linear)
       : SharedLinearImpl(linear->weight, linear->bias) {}
   void reset() override;
-  // As Module, which would cast buffers too: the codes stay uint8.
-  void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override;
-  void to(torch::Dtype dtype, bool non_blocking = false) override;
-  void to(torch::Device device, bool non_blocking = false) override;
   // Checks what it read. Throws InvalidArgument for codes outside the codebook or of another shape.
   void load(torch::serialize::InputArchive& archive) override;
   void pretty_print(std::ostream& stream) const override;
@@ -49,7 +74,7 @@ TORCH_MODULE(SharedLinear);
 
 // y = x W^T + b on packed weights; not trainable. The product is float32; input of another floating
 // dtype is widened and the output has the input's dtype.
-class POMONA_API PackedLinearImpl : public torch::nn::Cloneable<PackedLinearImpl> {
+class POMONA_API PackedLinearImpl : public ByteLayer<PackedLinearImpl> {
  public:
   // weight [out, in] float32, float16 or bfloat16, finite; bias [out] or undefined. Copies both.
   // Throws InvalidArgument otherwise.

@@ -58,6 +58,15 @@ TEST(PackedLinear, CloneIsACopyOfItsOwn) {
   EXPECT_TRUE(at::equal(packed->forward(x), before));
 }
 
+TEST(PackedLinear, AChangeOfDTypeLeavesThePackedBytes) {
+  PackedLinear packed(sparse_linear(40, 9, 0.3));
+  const at::Tensor before = packed->packed.clone();
+  torch::nn::Sequential model(packed);
+  model->to(at::kDouble);
+  EXPECT_TRUE(at::equal(packed->packed, before));
+  EXPECT_EQ(packed->forward(at::randn({40}, at::kDouble)).scalar_type(), at::kDouble);
+}
+
 TEST(PackedLinear, ComesBackFromAnArchive) {
   PackedLinear packed(sparse_linear(40, 9, 0.3)), other(at::zeros({9, 40}), at::zeros({9}));
   std::stringstream stream;
