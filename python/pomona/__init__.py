@@ -15,6 +15,7 @@ from .io import SaveReport, entries, load, load_, save
 from .prune import Pruner
 from .quantize import Sharer
 from .rules import Prune, Share, rules_from_json, rules_to_json
+from .sensitivity import Sensitivity, sensitivity
 
 __version__: str = _C.version()
 
@@ -45,6 +46,7 @@ __all__ = [
     "Prune",
     "Pruner",
     "SaveReport",
+    "Sensitivity",
     "Share",
     "Sharer",
     "cmake_prefix_path",
@@ -58,5 +60,6 @@ __all__ = [
     "rules_from_json",
     "rules_to_json",
     "save",
+    "sensitivity",
     "why_no_cuda",
 ]
