@@ -55,12 +55,10 @@ def write(scan: pomona.Sensitivity) -> None:
     rows = []
     for layer in scan.layers:
         best = f"{100 * rules[layer].sparsity:.0f} %" if rules[layer] else "none"
-        rows.append([layer, scan.sizes[layer], *[error[layer, s] for s in SHOWN], best])
-    title = (
-        f"Sensitivity of LeNet-5 on MNIST: error % with one layer pruned, not retrained "
-        f"(dense: {scan.dense:.2f}, 10,000 test images)"
-    )
-    columns = ["layer", "weights", *[f"{100 * s:.0f} %" for s in SHOWN]]
+        dense = f"{scan.dense:.2f}"
+        rows.append([layer, scan.sizes[layer], dense, *[error[layer, s] for s in SHOWN], best])
+    title = "LeNet-5 on MNIST: error % with one layer pruned, not retrained (10,000 test images)"
+    columns = ["layer", "weights", "dense", *[f"{100 * s:.0f} %" for s in SHOWN]]
     write_table("sensitivity_lenet5", title, [*columns, f"up to +{TOLERANCE} points"], rows)
 
 
