@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from _measure import in_turns, write_table
 
+import pomona
 from pomona import _C
 
 LAYERS = {
@@ -28,11 +29,11 @@ def measure(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, 
     """Median seconds of each way."""
     last = torch.channels_last if name.endswith("channels_last") else torch.contiguous_format
     weight = torch.randn(shape).to(dtype).to(memory_format=last)
-    pruner = _C.Pruner([("weight", list(shape), 0.9)])
+    pruner = _C.Pruner([("weight", list(shape), pomona.Prune(0.9)._row())])
     pruner.step([(weight, [])])
     keep = pruner.keep_mask(0, weight).to(memory_format=last)
     factor, drop = keep.to(dtype), ~keep
-    ((_, mask),) = pruner.state()[2]
+    ((_, mask),) = pruner.state()[4]
     ways = {
         "apply_masks_": lambda: torch.ops.pomona.apply_masks_([weight], [mask]),
         "mul_": lambda: weight.mul_(factor),

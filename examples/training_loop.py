@@ -106,11 +106,11 @@ def fit(
 
 
 def batches(
-    dataset: Dataset, *, generator: torch.Generator, shift: int = 0
+    dataset: Dataset, *, generator: torch.Generator, shift: int = 0, size: int = BATCH
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """All training images once, in random order, each moved by up to ``shift`` pixels."""
     padded = functional.pad(dataset.train_images, [shift] * 4)
-    for indices in torch.randperm(len(padded), generator=generator).split(BATCH):
+    for indices in torch.randperm(len(padded), generator=generator).split(size):
         images = _shifted(padded, indices, shift, generator) if shift else padded[indices]
         yield to_input(images), dataset.train_labels[indices]
 

@@ -125,7 +125,7 @@ ScaledLr::~ScaledLr() {
 
 void step(torch::optim::Optimizer& optimizer, std::span<const Live> live, Pruner& pruner,
           double lr_factor) {
-  pruner.mask_gradients(live);
+  pruner.before_step(live);
   {
     const ScaledLr scaled(optimizer, lr_factor);
     optimizer.step();

@@ -1,26 +1,25 @@
+// Pruner: what it holds, what it checks, and step(). Its part in training is in
+// pruner_training.cpp, its state in pruner_state.cpp.
 #include "pomona/error.h"
 #include "pomona/prune.h"
-#include "pomona/selection.h"
 
 #include "base/text.h"
 #include "prune/apply_masks.h"
+#include "prune/criterion.h"
+#include "prune/make_masks.h"
+#include "prune/mask_tensor.h"
 #include "prune/select_kernel.h"
 
-#include <ATen/ops/arange.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
-#include <cstring>
-#include <map>
+#include <algorithm>
+#include <exception>
 #include <set>
-#include <unordered_map>
 
 namespace pomona {
 namespace {
-
-int64_t row_count(const std::vector<int64_t>& shape) {
-  return shape.empty() ? 1 : shape[0];
-}
 
 int64_t element_count(const std::vector<int64_t>& shape) {
   int64_t count = 1;
@@ -28,129 +27,64 @@ int64_t element_count(const std::vector<int64_t>& shape) {
   return count;
 }
 
-// The row-aligned bytes of a mask as a CPU tensor.
-at::Tensor to_tensor(const Mask& mask, const std::vector<int64_t>& shape) {
-  const auto expected = mask_shape(c10::fromIntArrayRefSlow(shape));
-  const auto bytes = mask.to_row_bytes(row_count(shape));
-  at::Tensor tensor = at::empty({expected[0].expect_int(), expected[1].expect_int()}, at::kByte);
-  std::memcpy(tensor.mutable_data_ptr(), bytes.data(), bytes.size());
-  return tensor;
-}
-
-// Its inverse. REQUIRES: the shape is that of to_tensor.
-Mask to_mask(const at::Tensor& tensor, const std::vector<int64_t>& shape) {
-  const at::Tensor bytes = tensor.to(at::kCPU).contiguous();
-  return Mask::from_row_bytes({bytes.const_data_ptr<uint8_t>(), static_cast<size_t>(bytes.numel())},
-                              element_count(shape), row_count(shape));
-}
-
-// A tensor whose memory is what it seems to be: no wrapper subclass (8-bit states), nothing sparse.
-bool is_plain(const at::Tensor& tensor) {
-  return tensor.defined() && tensor.layout() == at::kStrided && tensor.is_floating_point() &&
-         !tensor.key_set().has(c10::DispatchKey::Python);
-}
-
-// The state of `live` that is such a moment and that we may write.
-std::vector<at::Tensor> moments(const Live& live, Moment moment) {
-  std::vector<at::Tensor> found;
-  for (const State& state : live.state) {
-    if (moment_of(state.name) == moment && is_plain(state.value) &&
-        state.value.sizes() == live.weight.sizes()) {
-      found.push_back(state.value);
-    }
+// What a rule asks of the parameter's shape, and of the other members of the rule.
+void check_shape(const std::string& name, const std::vector<int64_t>& shape, const Prune& rule) {
+  using Kind = Granularity::Kind;
+  const Kind granularity = rule.granularity.kind;
+  const bool is_std = rule.criterion.kind == Criterion::Kind::kStdFactor;
+  if ((granularity == Kind::kColumn || granularity == Kind::kNOfM) && shape.size() < 2) {
+    throw InvalidArgument(text("Pruner: expected `", name,
+                               "` to have two or more dimensions for columns or n:m, got ",
+                               shape.size(), "."));
   }
-  return found;
-}
-
-// Tensors and masks for one call of the operator per device.
-class Batch {
- public:
-  void add(const at::Tensor& tensor, const at::Tensor& mask) {
-    auto& [tensors, masks] = by_device_[tensor.device()];
-    tensors.push_back(tensor);
-    masks.push_back(mask);
+  if (is_std && granularity != Kind::kElement) {
+    throw InvalidArgument(text("Pruner: expected the standard-deviation criterion of `", name,
+                               "` with granularity element, got another one."));
   }
-  void apply() const {
-    for (const auto& [device, lists] : by_device_) apply_masks_(lists.first, lists.second);
-  }
-
- private:
-  std::unordered_map<c10::Device, std::pair<std::vector<at::Tensor>, std::vector<at::Tensor>>>
-      by_device_;
-};
-
-struct Selection {
-  Mask mask;
-  double threshold;
-};
-
-template <class Float>
-Selection select_in(const std::string& name, const at::Tensor& values, double sparsity,
-                    const Mask& previous) {
-  const std::span<const Float> scores(values.const_data_ptr<Float>(),
-                                      static_cast<size_t>(values.numel()));
-  if (const auto wrong = first_not_finite(scores)) {
-    throw InvalidArgument(text("Pruner: expected `", name, "` to be finite, got ", scores[*wrong],
-                               " at index ", *wrong, " (row-major)."));
-  }
-  Mask mask = select_smallest(scores, sparsity, previous);
-  const double threshold = pruned_threshold(scores, mask);
-  return {std::move(mask), threshold};
-}
-
-// `scores` may be of any device, dtype and strides; ties break in logical row-major order.
-Selection select_one(const std::string& name, const at::Tensor& scores, double sparsity,
-                     const Mask& previous, const AllReduce& all_reduce) {
-  // A sum over ranks needs double: in float, equal sums of unequal magnitudes would be ties.
-  const bool is_double = all_reduce || scores.scalar_type() == at::kDouble;
-  at::Tensor values = scores.detach().to(is_double ? at::kDouble : at::kFloat);
-  if (all_reduce) {
-    values = values.abs();
-    all_reduce(values);
-  }
-  values = values.to(at::kCPU).contiguous();
-  return is_double ? select_in<double>(name, values, sparsity, previous)
-                   : select_in<float>(name, values, sparsity, previous);
-}
-
-void check_finite(const std::string& name, const at::Tensor& weight) {
-  if (!weight.isfinite().all().item<bool>()) {
-    throw InvalidArgument(text("Pruner: expected `", name, "` to be finite, got NaN or Inf."));
+  const bool is_of_weights = is_std || rule.criterion.kind == Criterion::Kind::kMagnitude;
+  if (rule.schedule.kind == Schedule::Kind::kSurgery &&
+      (granularity != Kind::kElement || !is_of_weights)) {
+    throw InvalidArgument(text("Pruner: expected surgery on `", name,
+                               "` by magnitude or standard deviation and by element, got another "
+                               "criterion or granularity."));
   }
 }
 
-// Zeroes the pruned entries of the rows that a sparse gradient holds, without making it dense.
-void mask_sparse_gradient(const at::Tensor& gradient, const at::Tensor& mask) {
-  if (gradient.sparse_dim() != 1) {
-    throw InvalidArgument(
-        text("Pruner: expected a sparse gradient to be sparse over dimension 0 "
-             "alone, got ",
-             gradient.sparse_dim(), " sparse dimensions."));
+// Shards end where blocks end.
+void check_blocks(const std::string& name, const std::vector<int64_t>& shape, const Prune& rule,
+                  const std::optional<Shard>& shard) {
+  if (!shard || rule.granularity.kind != Granularity::Kind::kBlock) return;
+  const int64_t rows = rule.granularity.rows;
+  const int64_t end = shard->first_row + shape.at(0);
+  if (shard->first_row % rows != 0 || (end % rows != 0 && end != shard->rows)) {
+    throw InvalidArgument(text("Pruner: expected the shards of `", name,
+                               "` to hold whole blocks of ", rows, " rows, got rows ",
+                               shard->first_row, " to ", end, "."));
   }
-  const at::Tensor rows = gradient._indices()[0];
-  apply_masks_({gradient._values()}, {mask.index_select(0, rows)});
 }
 
-// Each entry that the mask prunes takes the mean over those that it keeps. Nothing to learn from
-// when none is kept.
-void seed_with_mean(const at::Tensor& state, const at::Tensor& keep) {
-  const at::Tensor survivors = state.masked_select(keep);
-  if (survivors.numel() == 0) return;
-  const bool is_double = state.scalar_type() == at::kDouble;
-  const at::Tensor mean = survivors.mean(is_double ? at::kDouble : at::kFloat);
-  state.masked_fill_(keep.logical_not(), mean.to(state.scalar_type()));
+// NaN or Inf, with its index where the tensor can be read.
+void check_finite(const std::string& what, const at::Tensor& tensor) {
+  const bool is_readable =
+      tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == at::kFloat;
+  const bool is_finite =
+      is_readable ? !first_not_finite({tensor.const_data_ptr(), tensor.numel(), DType::kFloat32})
+                  : at::isfinite(tensor).all().item<bool>();
+  if (is_finite) return;
+  const at::Tensor host = tensor.detach().to(at::kCPU, at::kDouble).contiguous();
+  const auto index = first_not_finite({host.const_data_ptr(), host.numel(), DType::kFloat64});
+  throw InvalidArgument(text("Pruner: expected ", what, " to be finite, got ",
+                             host.const_data_ptr<double>()[*index], " at index ", *index,
+                             " (row-major)."));
 }
 
 }  // namespace
 
-Pruner::Pruner(std::vector<Ruled<Prune>> parameters, AllReduce all_reduce)
-    : all_reduce_(std::move(all_reduce)) {
+Pruner::Pruner(std::vector<Ruled<Prune>> parameters, Ranks ranks) : ranks_(std::move(ranks)) {
   std::set<std::string> seen;
   for (auto& [parameter, rule] : parameters) {
-    if (!(rule.sparsity >= 0 && rule.sparsity < 1)) {
-      throw InvalidArgument(text("Pruner: expected `sparsity` of ", parameter.name,
-                                 " in [0, 1), got ", rule.sparsity, "."));
-    }
+    check_rule(rule, text("Pruner: ", parameter.name).c_str());
+    check_shape(parameter.name, parameter.shape, rule);
     if (!seen.insert(parameter.name).second) {
       throw InvalidArgument(
           text("Pruner: expected every name once, got `", parameter.name, "` twice."));
@@ -160,8 +94,36 @@ Pruner::Pruner(std::vector<Ruled<Prune>> parameters, AllReduce all_reduce)
     shapes_.push_back(std::move(parameter.shape));
     rules_.push_back(rule);
   }
+  if (ranks_.shards.empty()) ranks_.shards.resize(names_.size());
+  if (ranks_.shards.size() != names_.size() || (ranks_.size > 1 && !ranks_.sum)) {
+    throw InvalidArgument(text("Pruner: expected `ranks` with a sum and ", names_.size(),
+                               " shards, got ", ranks_.shards.size(), "."));
+  }
   thresholds_.resize(names_.size());
+  memory_.resize(names_.size());
   mask_bytes_.resize(names_.size());
+  for (size_t i = 0; i < names_.size(); ++i) kept_.push_back(size_on_all_ranks(i));
+}
+
+int64_t Pruner::size_on_all_ranks(size_t i) const {
+  const auto& shard = ranks_.shards[i];
+  if (!shard) return masks_[i].size();
+  int64_t row_size = 1;
+  for (size_t d = 1; d < shapes_[i].size(); ++d) row_size *= shapes_[i][d];
+  return shard->rows * row_size;
+}
+
+void Pruner::set_rules(std::vector<Prune> rules) {
+  if (is_pruned_ || rules.size() != names_.size()) {
+    throw InvalidArgument(text("Pruner: expected ", names_.size(),
+                               " rules before the first round, got ", rules.size(),
+                               is_pruned_ ? " after it." : "."));
+  }
+  for (size_t i = 0; i < rules.size(); ++i) {
+    check_rule(rules[i], text("Pruner: ", names_[i]).c_str());
+    check_shape(names_[i], shapes_[i], rules[i]);
+  }
+  rules_ = std::move(rules);
 }
 
 void Pruner::check_index(size_t i, const at::Tensor& tensor) const {
@@ -191,197 +153,150 @@ void Pruner::check_live(std::span<const Live> live) const {
   }
 }
 
-const at::Tensor& Pruner::mask_bytes(size_t i, const at::Device& device) const {
-  at::Tensor& cached = mask_bytes_[i];
-  if (!cached.defined() || cached.device() != device) {
-    cached = to_tensor(masks_[i], shapes_[i]).to(device);
-  }
-  return cached;
-}
-
-at::Tensor Pruner::keep_mask(size_t i, const at::Device& device) const {
-  const at::Tensor& bytes = mask_bytes(i, device);
-  const at::Tensor bit = at::arange(8, at::TensorOptions(at::kByte).device(device));
-  const int64_t rows = bytes.size(0);
-  const int64_t row_size = rows == 0 ? 0 : masks_[i].size() / rows;
-  return bytes.unsqueeze(-1)
-      .bitwise_right_shift(bit)
-      .bitwise_and(1)
-      .view({rows, bytes.size(1) * 8})
-      .narrow(1, 0, row_size)
-      .reshape(shapes_[i])
-      .to(at::kBool);
-}
-
-void Pruner::set_masks(std::vector<Mask> masks, std::vector<double> thresholds) {
-  masks_ = std::move(masks);
-  thresholds_ = std::move(thresholds);
-  mask_bytes_.assign(names_.size(), at::Tensor());
-}
-
-bool Pruner::step(std::span<const Live> live, std::span<const at::Tensor> scores) {
-  if (is_pruned_) {
-    check(live);
-    return false;
-  }
-  check_live(live);
+void Pruner::check_scores(std::span<const at::Tensor> scores) const {
   if (!scores.empty() && scores.size() != names_.size()) {
     throw InvalidArgument(text("Pruner: expected no `scores` or one tensor for each of ",
                                names_.size(), " parameters, got ", scores.size(), "."));
   }
-  std::vector<Mask> masks;
-  std::vector<double> thresholds;
-  for (size_t i = 0; i < live.size(); ++i) {
-    if (!scores.empty()) check_finite(names_[i], live[i].weight);
-    const at::Tensor& score = scores.empty() ? live[i].weight : scores[i];
-    check_index(i, score);
-    auto [mask, threshold] =
-        select_one(names_[i], score, rules_[i].sparsity, masks_[i], all_reduce_);
-    masks.push_back(std::move(mask));
-    thresholds.push_back(threshold);
+  for (size_t i = 0; i < scores.size(); ++i) {
+    check_index(i, scores[i]);
+    if (!is_plain(scores[i])) {
+      throw InvalidArgument(text("Pruner: expected the scores of `", names_[i],
+                                 "` to be a plain floating-point tensor, got ",
+                                 scores[i].toString(), "."));
+    }
   }
+}
+
+void Pruner::agree(const std::function<void()>& check) const {
+  if (ranks_.size == 1) return check();
+  std::exception_ptr error;
+  try {
+    check();
+  } catch (...) {
+    error = std::current_exception();  // thrown again once every rank knows
+  }
+  at::Tensor failed = at::zeros({ranks_.size}, at::kLong);
+  failed[ranks_.rank] = error ? 1 : 0;
+  ranks_.sum(failed);
+  if (error) std::rethrow_exception(error);
+  if (const auto first = failed.nonzero(); first.numel() > 0) {
+    throw InvalidArgument(text("Pruner: expected every rank to pass its checks, got an error on ",
+                               "rank ", first[0][0].item<int64_t>(), ". Its message says more."));
+  }
+}
+
+std::vector<std::pair<size_t, Round>> Pruner::due() const {
+  std::vector<std::pair<size_t, Round>> rounds;
+  for (size_t i = 0; i < names_.size(); ++i) {
+    if (const auto round = round_at(rules_[i], steps_)) rounds.emplace_back(i, *round);
+  }
+  return rounds;
+}
+
+at::Tensor Pruner::score(size_t i, const Round& round, const Live& live,
+                         std::span<const at::Tensor> scores) const {
+  if (!scores.empty()) {
+    check_finite(text("the scores of `", names_[i], "`"), scores[i]);
+    // -0.0 is 0: by value they would differ.
+    return scores[i].detach().add(0);
+  }
+  if (rules_[i].criterion.kind == Criterion::Kind::kScores) {
+    throw InvalidArgument(text("Pruner: expected step() to be given scores, since the rule of `",
+                               names_[i], "` asks for them, got none."));
+  }
+  const at::Tensor weight = live.weight.detach();
+  const Memory& memory = memory_[i];
+  const at::Tensor dense = memory.shadow.defined() && !memory.is_shadow_out
+                               ? weight.add(memory.shadow.to(weight.device()))
+                               : weight;
+  const auto& shard = ranks_.shards[i];
+  const int64_t row_size =
+      shapes_[i].empty() || shapes_[i][0] == 0 ? 1 : element_count(shapes_[i]) / shapes_[i][0];
+  const at::Tensor found = scores_of(rules_[i].criterion, names_[i], dense, live, memory.scores,
+                                     shard ? shard->first_row * row_size : 0, round.index);
+  if (!found.is_same(weight)) check_finite(text("the scores of `", names_[i], "`"), found);
+  return found;
+}
+
+// What every rank holds whole must be pruned alike everywhere.
+void Pruner::check_replicas_agree(const std::vector<Mask>& masks) const {
+  if (ranks_.size == 1) return;
+  at::Tensor hashes = at::zeros({ranks_.size}, at::kLong);
+  uint64_t hash = 0;
+  for (size_t i = 0; i < masks.size(); ++i) {
+    if (!ranks_.shards[i]) hash = hash * 0x100000001b3u + masks[i].hash();
+  }
+  hashes[ranks_.rank] = static_cast<int64_t>(hash);
+  ranks_.sum(hashes);
+  if (hashes.eq(hashes[0]).all().item<bool>()) return;
+  throw InvalidArgument(
+      "Pruner: expected every rank to hold the same weights, got masks that differ. Broadcast the "
+      "weights first, as DistributedDataParallel does.");
+}
+
+bool Pruner::step(std::span<const Live> live, std::span<const at::Tensor> scores) {
+  const c10::AutoGradMode no_grad(false);
+  const auto rounds = due();
+  std::vector<MaskRequest> requests;
+  agree([&] {
+    check(live);
+    check_scores(scores);
+    for (const auto& [i, round] : rounds) {
+      check_blocks(names_[i], shapes_[i], rules_[i], ranks_.shards[i]);
+      check_finite(text("`", names_[i], "`"), live[i].weight);
+      requests.push_back({names_[i], rules_[i], round, shapes_[i], score(i, round, live[i], scores),
+                          !scores.empty(), masks_[i], ranks_.shards[i]});
+    }
+  });
+  if (rounds.empty()) {
+    ++steps_;
+    return false;
+  }
+  std::vector<MadeMask> made = make_masks(requests, ranks_);
+  std::vector<Mask> masks = masks_;
+  std::vector<double> thresholds = thresholds_;
+  for (size_t r = 0; r < rounds.size(); ++r) {
+    const size_t i = rounds[r].first;
+    masks[i] = std::move(made[r].mask);
+    // Nothing more has gone: the threshold of the round before still holds.
+    if (made[r].threshold > 0 || masks[i] != masks_[i]) thresholds[i] = made[r].threshold;
+  }
+  const std::vector<int64_t> kept = count_kept(masks);
+  for (const auto& [i, round] : rounds) {
+    if (kept[i] == 0 && size_on_all_ranks(i) > 0 && !rules_[i].may_empty) {
+      throw InvalidArgument(text("Pruner: expected `", names_[i],
+                                 "` to keep a weight, got a round that prunes all of them. "
+                                 "Set may_empty to allow it."));
+    }
+  }
+  check_replicas_agree(masks);
   const bool has_changed = masks != masks_;
-  set_masks(std::move(masks), std::move(thresholds));
-  is_pruned_ = true;
-  zero(live, true);
+  for (const auto& [i, round] : rounds) give_shadow(i, live[i].weight);
+  set_masks(std::move(masks), kept, std::move(thresholds));
+  commit(live, rounds);
   return has_changed;
 }
 
-void Pruner::zero(std::span<const Live> live, bool with_first_moments) const {
-  Batch batch;
-  for (size_t i = 0; i < live.size(); ++i) {
-    batch.add(live[i].weight, mask_bytes(i, live[i].weight.device()));
-    if (!with_first_moments) continue;
-    for (const auto& state : moments(live[i], Moment::kFirst)) {
-      batch.add(state, mask_bytes(i, state.device()));
-    }
-  }
-  batch.apply();
-}
-
-void Pruner::mask_gradient(size_t i, const at::Tensor& gradient) const {
-  if (!is_pruned_) return;
-  check_index(i, gradient);
-  const at::Tensor& mask = mask_bytes(i, gradient.device());
-  if (gradient.layout() == at::kSparse) {
-    mask_sparse_gradient(gradient, mask);
-  } else {
-    apply_masks_({gradient}, {mask});
-  }
-}
-
-void Pruner::mask_gradients(std::span<const Live> live) const {
-  if (!is_pruned_) return;
-  check_live(live);
-  Batch batch;
-  for (size_t i = 0; i < live.size(); ++i) {
-    const at::Tensor& gradient = live[i].weight.grad();
-    if (!gradient.defined()) continue;
-    if (gradient.layout() == at::kSparse) {
-      mask_gradient(i, gradient);
+// The masks are set: weights, first moments and memory follow.
+void Pruner::commit(std::span<const Live> live,
+                    const std::vector<std::pair<size_t, Round>>& rounds) {
+  is_pruned_ = true;
+  ++steps_;
+  for (const auto& [i, round] : rounds) {
+    Memory& memory = memory_[i];
+    if (may_return(i)) {
+      take_shadow(i, live[i].weight);
     } else {
-      batch.add(gradient, mask_bytes(i, gradient.device()));
+      memory.shadow = at::Tensor();
+      memory.is_shadow_out = false;
+    }
+    if (rules_[i].criterion.kind == Criterion::Kind::kTaylor || round.is_last) {
+      memory.scores = at::Tensor();
+      memory.accumulated = 0;
     }
   }
-  batch.apply();
-}
-
-void Pruner::keep(std::span<const Live> live) const {
-  if (!is_pruned_) return;
-  check_live(live);
-  zero(live, false);
-}
-
-void Pruner::apply_(size_t i, const at::Tensor& tensor) const {
-  check_index(i, tensor);
-  if (is_pruned_) apply_masks_({tensor}, {mask_bytes(i, tensor.device())});
-}
-
-void Pruner::check(std::span<const Live> live) const {
-  check_live(live);
-  if (!is_pruned_) return;
-  const c10::AutoGradMode no_grad(false);
-  std::vector<std::string> revived;
-  for (size_t i = 0; i < live.size(); ++i) {
-    const at::Tensor& weight = live[i].weight;
-    const at::Tensor pruned = weight.masked_fill(keep_mask(i, weight.device()), 0);
-    const auto count = pruned.count_nonzero().item<int64_t>();
-    if (count > 0) revived.push_back(text(count, " nonzero in ", names_[i]));
-  }
-  if (revived.empty()) return;
-  throw InvalidArgument(text("Pruner: expected every pruned weight to be 0, got ", join(revived),
-                             ". After the model or its optimizer is copied, loaded or replaced, "
-                             "attach the new optimizer."));
-}
-
-void Pruner::release(std::span<const Live> live, bool seed_second_moments) {
-  check_live(live);
-  if (!is_pruned_) return;
-  const c10::AutoGradMode no_grad(false);
-  for (size_t i = 0; i < live.size() && seed_second_moments; ++i) {
-    for (const auto& state : moments(live[i], Moment::kSecond)) {
-      seed_with_mean(state, keep_mask(i, state.device()));
-    }
-  }
-  std::vector<Mask> masks;
-  for (const Mask& mask : masks_) masks.emplace_back(mask.size());
-  set_masks(std::move(masks), std::vector<double>(names_.size()));
-  is_pruned_ = false;
-}
-
-std::vector<PruneReport> Pruner::report() const {
-  std::vector<PruneReport> rows;
-  for (size_t i = 0; i < names_.size(); ++i) {
-    rows.push_back({names_[i], masks_[i].size(), masks_[i].kept(), thresholds_[i]});
-  }
-  return rows;
-}
-
-double Pruner::sparsity() const {
-  int64_t size = 0, kept = 0;
-  for (const Mask& mask : masks_) {
-    size += mask.size();
-    kept += mask.kept();
-  }
-  return size == 0 ? 0.0 : static_cast<double>(size - kept) / static_cast<double>(size);
-}
-
-Pruner::Snapshot Pruner::state() const {
-  Snapshot snapshot{is_pruned_, thresholds_, {}};
-  for (size_t i = 0; i < names_.size(); ++i) {
-    snapshot.masks.emplace_back(names_[i], to_tensor(masks_[i], shapes_[i]));
-  }
-  return snapshot;
-}
-
-void Pruner::load_state(const Snapshot& snapshot) {
-  std::map<std::string, at::Tensor> by_name(snapshot.masks.begin(), snapshot.masks.end());
-  std::vector<std::string> wrong;
-  std::vector<Mask> masks;
-  for (size_t i = 0; i < names_.size(); ++i) {
-    const auto found = by_name.extract(names_[i]);
-    const at::Tensor tensor = found ? found.mapped() : at::Tensor();
-    const auto expected = mask_shape(c10::fromIntArrayRefSlow(shapes_[i]));
-    if (!tensor.defined()) {
-      wrong.push_back(names_[i] + " is missing");
-    } else if (tensor.scalar_type() != at::kByte ||
-               tensor.sym_sizes() != c10::SymIntArrayRef(expected)) {
-      wrong.push_back(text(names_[i], " is ", tensor.scalar_type(), " ", tensor.sizes(),
-                           " where the model needs Byte ", c10::SymIntArrayRef(expected)));
-    } else {
-      masks.push_back(to_mask(tensor, shapes_[i]));
-    }
-  }
-  for (const auto& [name, tensor] : by_name) wrong.push_back(name + " has no rule here");
-  if (wrong.empty() && snapshot.thresholds.size() != names_.size()) {
-    wrong.push_back(text(snapshot.thresholds.size(), " thresholds for ", names_.size(), " masks"));
-  }
-  if (!wrong.empty()) {
-    throw InvalidArgument(
-        text("Pruner: expected the state of the same model and rules, got: ", join(wrong), "."));
-  }
-  set_masks(std::move(masks), snapshot.thresholds);
-  is_pruned_ = snapshot.is_pruned;
+  zero(live, all_or({}), true);
 }
 
 }  // namespace pomona

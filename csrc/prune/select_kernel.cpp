@@ -1,25 +1,31 @@
-// Radix select: the k-th smallest |score| without a sort.
+// The k-th smallest score of a pool, without a sort, and the masks that follow from it.
 //
-// Without its sign bit an IEEE number, read as an unsigned integer (its key), has the order of its
-// magnitude, denormals and zeros included. The k-th smallest key is found digit by digit from the
-// top: count the digits of the keys that share the prefix found so far, walk the counters to the
-// digit that holds rank k, append it to the prefix.
+// Many scores on one process: a sample of the pool gives a bracket that holds the cut almost
+// surely; one pass (select_pass_kernel.h) masks what is below it and collects what is inside, about
+// one score in a hundred, among which the cut is found. Where the bracket misses, or too many
+// scores are equal, and wherever ranks select together: a radix select, digit by digit from the
+// top.
 //
-//   float key   | 9 bits | 11 bits | 11 bits |         double key   | 8 bits | 5 x 11 bits |
+//   key of a float    | 10 bits | 11 bits | 11 bits |     of a double    | 9 bits | 5 x 11 bits |
+//   of a half         | 5 bits  | 11 bits |
 #include "prune/select_kernel.h"
 
 #include "pomona/error.h"
 #include "pomona/selection.h"
 
+#include "base/float16.h"
 #include "base/text.h"
+#include "prune/select_pass_kernel.h"
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace pomona {
@@ -27,104 +33,337 @@ namespace {
 
 constexpr int kDigitBits = 11;
 constexpr size_t kWordBits = 64;
+constexpr int64_t kSampleSize = int64_t{1} << 16;
+constexpr int64_t kWorthASample = 4 * kSampleSize;
+constexpr double kDeviations = 5;    // half the bracket's width, in standard deviations of a rank
+constexpr int64_t kMostInside = 16;  // at most one score in so many may lie inside the bracket
 
-template <class Float>
-using KeyOf = std::conditional_t<sizeof(Float) == 4, uint32_t, uint64_t>;
-
-template <class Float>
-KeyOf<Float> key_of(Float score) {
-  return std::bit_cast<KeyOf<Float>>(score) & (~KeyOf<Float>{0} >> 1);
-}
-
-template <class Float>
-std::optional<size_t> find_not_finite(std::span<const Float> scores) {
-  const auto infinity = key_of(std::numeric_limits<Float>::infinity());
-  bool is_finite = true;
-  for (const Float score : scores) is_finite &= key_of(score) < infinity;
-  if (is_finite) return std::nullopt;
-  const auto wrong = std::find_if(scores.begin(), scores.end(),
-                                  [&](Float score) { return key_of(score) >= infinity; });
-  return static_cast<size_t>(wrong - scores.begin());
-}
-
-template <class Float>
-void check_finite(std::span<const Float> scores) {
-  if (const auto wrong = find_not_finite(scores)) {
-    throw InvalidArgument(text("select_smallest: expected `scores` to be finite, got ",
-                               std::isnan(scores[*wrong]) ? "NaN" : "Inf", " at index ", *wrong,
-                               "."));
-  }
-}
-
-// The largest key that goes, and how many of the kept scores with that very key go.
 template <class Key>
-struct Cut {
-  Key key;
-  int64_t ties;
+struct Part {
+  std::span<const Key> bits;
+  std::vector<uint64_t> words;  // the mask; bits past the end are 0
+  bool is_replicated;
 };
 
-// The key of rank `rank` (from 0) among the kept scores. REQUIRES: rank < mask.kept().
-template <class Float>
-Cut<KeyOf<Float>> find_cut(std::span<const Float> scores, const Mask& mask, int64_t rank) {
-  using Key = KeyOf<Float>;
-  constexpr Key kDigit = (Key{1} << kDigitBits) - 1;
-  constexpr int kKeyBits = std::numeric_limits<Key>::digits - 1;
-  constexpr int kTopShift = (kKeyBits - 1) / kDigitBits * kDigitBits;
-  Key prefix = 0;
-  for (int shift = kTopShift; shift >= 0; shift -= kDigitBits) {
-    std::array<int64_t, size_t{1} << kDigitBits> count{};
-    const int above = shift + kDigitBits;  // bits from here on are known; all unknown at the top
-    for_each_kept(mask, [&](size_t i) {
-      const Key key = key_of(scores[i]);
-      if (shift == kTopShift || key >> above == prefix >> above) ++count[(key >> shift) & kDigit];
-    });
-    Key digit = 0;
-    while (rank >= count[digit]) rank -= count[digit++];
-    prefix |= digit << shift;
-  }
-  return {prefix, rank + 1};
+template <class Key>
+using Parts = std::vector<Part<Key>>;
+
+int64_t count_set(std::span<const uint64_t> words) {
+  int64_t count = 0;
+  for (const uint64_t word : words) count += std::popcount(word);
+  return count;
 }
 
-// Prunes, of the kept, what is below the cut and the first `cut.ties` of what is equal to it.
-template <class Float>
-Mask prune_up_to(std::span<const Float> scores, Mask mask, Cut<KeyOf<Float>> cut) {
-  std::vector<uint64_t> words(mask.words().begin(), mask.words().end());
+template <class Visit>
+void for_each_set(std::span<const uint64_t> words, Visit visit) {
   for (size_t w = 0; w < words.size(); ++w) {
-    const auto block = scores.subspan(w * kWordBits)
-                           .first(std::min(scores.size() - w * kWordBits, size_t{kWordBits}));
-    uint64_t below = 0, equal = 0;
-    for (size_t j = 0; j < block.size(); ++j) {
-      const auto key = key_of(block[j]);
-      below |= uint64_t{key < cut.key} << j;
-      equal |= uint64_t{key == cut.key} << j;
+    for (uint64_t word = words[w]; word != 0; word &= word - 1) {
+      visit(w * kWordBits + static_cast<size_t>(std::countr_zero(word)));
     }
-    equal &= words[w];
-    while (std::popcount(equal) > cut.ties) equal &= ~std::bit_floor(equal);
-    cut.ties -= std::popcount(equal);
-    words[w] &= ~(below | equal);
   }
-  return Mask(mask.size(), std::move(words));
 }
 
-template <class Float>
-Mask select(std::span<const Float> scores, double sparsity, const Mask& previous) {
-  const auto n = static_cast<int64_t>(scores.size());
-  const int64_t target = pruned_count(n, sparsity);
-  if (previous.size() != 0 && previous.size() != n) {
-    throw InvalidArgument(text("select_smallest: expected `previous` to be empty or of size ", n,
-                               ", got ", previous.size(), "."));
+// The key of infinity: what is not below it is not finite.
+int64_t infinity_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return 0x7f800000;
+    case DType::kFloat16:
+      return 0x7c00;
+    case DType::kBFloat16:
+      return 0x7f80;
+    default:
+      return 0x7ff0000000000000;
   }
-  check_finite(scores);
-  const Mask mask = previous.size() == 0 ? Mask(n) : previous;
-  const int64_t going = target - (n - mask.kept());
-  return going <= 0 ? mask : prune_up_to(scores, mask, find_cut(scores, mask, going - 1));
 }
 
-template <class Float>
-double threshold(std::span<const Float> scores, const Mask& mask) {
-  Float largest = 0;
-  for_each_kept(~mask, [&](size_t i) { largest = std::max(largest, std::abs(scores[i])); });
-  return static_cast<double>(largest);
+template <class Key>
+double value_of(Key key, DType dtype, bool by_value) {
+  const Key bits = by_value ? key_of(key, true) : key;  // its own inverse
+  if constexpr (sizeof(Key) == 8) return std::bit_cast<double>(bits);
+  if constexpr (sizeof(Key) == 4) return double{std::bit_cast<float>(bits)};
+  const auto half = static_cast<uint16_t>(bits);
+  return double{dtype == DType::kFloat16 ? float_from_float16(half) : float_from_bfloat16(half)};
+}
+
+template <class Key>
+std::optional<size_t> find_not_finite(std::span<const Key> bits, int64_t infinity) {
+  Key largest = 0;
+  for (const Key bit : bits) largest = std::max(largest, key_of(bit, false));
+  if (largest < infinity) return std::nullopt;
+  const auto wrong = std::find_if(bits.begin(), bits.end(),
+                                  [&](Key bit) { return key_of(bit, false) >= infinity; });
+  return static_cast<size_t>(wrong - bits.begin());
+}
+
+// Selection over the parts of one pool.
+template <class Key>
+class Selector {
+ public:
+  Selector(Parts<Key> parts, DType dtype, const SelectOptions& options)
+      : parts_(std::move(parts)), dtype_(dtype), options_(options) {}
+
+  Selection select(double sparsity) {
+    std::array<int64_t, 2> counts{};  // scores, masked scores
+    for (const auto& part : parts_) {
+      if (!is_counted(part)) continue;
+      counts[0] += static_cast<int64_t>(part.bits.size());
+      counts[1] += static_cast<int64_t>(part.bits.size()) - count_set(part.words);
+    }
+    sum(counts);
+    const int64_t target = pruned_count(counts[0], sparsity);
+    const bool may_sample = options_.ranks.size == 1 && counts[0] >= kWorthASample;
+    if (may_sample && target > counts[1] && select_in_bracket(counts[0], target)) return finish();
+    select_by_digits(target);
+    return finish();
+  }
+
+ private:
+  bool is_counted(const Part<Key>& part) const {
+    return !part.is_replicated || options_.ranks.rank == 0;
+  }
+  Key key(const Part<Key>& part, size_t i) const { return key_of(part.bits[i], options_.by_value); }
+  void sum(std::span<int64_t> counts) const {
+    if (options_.ranks.size > 1) options_.ranks.sum(counts);
+  }
+
+  void check_finite() const {
+    for (size_t p = 0; p < parts_.size(); ++p) {
+      if (const auto wrong = find_not_finite(parts_[p].bits, infinity_of(dtype_))) {
+        refuse(p, *wrong);
+      }
+    }
+  }
+
+  [[noreturn]] void refuse(size_t p, size_t i) const {
+    const bool is_nan = key_of(parts_[p].bits[i], false) > infinity_of(dtype_);
+    throw InvalidArgument(text("select_smallest: expected `scores` to be finite, got ",
+                               is_nan ? "NaN" : "Inf", " at index ", i,
+                               parts_.size() > 1 ? text(" of tensor ", p) : "", "."));
+  }
+
+  // Keys at regular places of the pool, masked ones left out; `masked` is how many those were.
+  std::vector<Key> sample(int64_t n, int64_t& masked) const {
+    std::vector<Key> keys;
+    keys.reserve(static_cast<size_t>(kSampleSize));
+    int64_t start = 0, taken = 0;
+    for (const auto& part : parts_) {
+      const int64_t end = start + static_cast<int64_t>(part.bits.size());
+      for (; taken < kSampleSize; ++taken) {
+        // A stride with a golden-ratio jitter: no period of the scores can hide from it.
+        const double jitter = std::fmod(static_cast<double>(taken) * 0.6180339887498949, 1.0);
+        const auto place = static_cast<int64_t>((static_cast<double>(taken) + jitter) *
+                                                static_cast<double>(n) / kSampleSize);
+        if (place >= end) break;
+        const auto i = static_cast<size_t>(std::max(place - start, int64_t{0}));
+        if ((part.words[i / kWordBits] >> (i % kWordBits) & 1) != 0) {
+          keys.push_back(key(part, i));
+        } else {
+          ++masked;
+        }
+      }
+      start = end;
+    }
+    return keys;
+  }
+
+  // A bracket that holds the cut almost surely; nothing when too many scores would lie inside.
+  std::optional<Bracket<Key>> find_bracket(int64_t n, int64_t target) const {
+    int64_t masked = 0;
+    std::vector<Key> keys = sample(n, masked);
+    const double share = static_cast<double>(target) / static_cast<double>(n);
+    const auto size = static_cast<double>(kSampleSize);
+    const double rank = share * size - static_cast<double>(masked);
+    const double reach = kDeviations * std::sqrt(size * share * (1 - share)) + 8;
+    const auto at = [&](double place, Key otherwise) {
+      if (place < 0 || place >= static_cast<double>(keys.size())) return otherwise;
+      const auto middle = keys.begin() + static_cast<int64_t>(place);
+      std::nth_element(keys.begin(), middle, keys.end());
+      return *middle;
+    };
+    const Key least = options_.by_value ? std::numeric_limits<Key>::min() : Key{0};
+    Bracket<Key> bracket{at(rank - reach, least), at(rank + reach, std::numeric_limits<Key>::max()),
+                         options_.by_value};
+    if (options_.zeros_go) bracket.low = std::max(bracket.low, Key{1});
+    const auto inside = std::count_if(keys.begin(), keys.end(),
+                                      [&](Key k) { return k >= bracket.low && k <= bracket.high; });
+    if (inside > kSampleSize / kMostInside) return std::nullopt;
+    return bracket;
+  }
+
+  // One pass; false when the cut is not inside the bracket, and then the masks are as they were.
+  bool select_in_bracket(int64_t n, int64_t target) {
+    const auto bracket = find_bracket(n, target);
+    if (!bracket) return false;
+    std::vector<std::vector<uint64_t>> before;
+    std::vector<Candidate<Key>> inside;
+    inside.reserve(static_cast<size_t>(n / 64));
+    int64_t pruned = 0;
+    for (size_t p = 0; p < parts_.size(); ++p) {
+      auto& part = parts_[p];
+      before.push_back(part.words);
+      const Key largest =
+          select_pass<Key>(part.bits, *bracket, static_cast<uint32_t>(p), part.words, inside);
+      if (largest >= infinity_of(dtype_)) check_finite();
+      pruned += static_cast<int64_t>(part.bits.size()) - count_set(part.words);
+    }
+    const int64_t going = target - pruned;
+    const bool zeros_are_all = going <= 0 && options_.zeros_go && bracket->low == Key{1};
+    if (zeros_are_all) return true;
+    if (going < 1 || going > static_cast<int64_t>(inside.size())) {
+      for (size_t p = 0; p < parts_.size(); ++p) parts_[p].words = std::move(before[p]);
+      return false;
+    }
+    prune_candidates(inside, going);
+    return true;
+  }
+
+  // The `going` smallest candidates go; they are in the order of ties.
+  void prune_candidates(const std::vector<Candidate<Key>>& inside, int64_t going) {
+    std::vector<Key> keys(inside.size());
+    std::transform(inside.begin(), inside.end(), keys.begin(), [](const auto& c) { return c.key; });
+    const auto cut = keys.begin() + (going - 1);
+    std::nth_element(keys.begin(), cut, keys.end());
+    int64_t ties = going - std::count_if(keys.begin(), cut, [&](Key k) { return k < *cut; });
+    for (const auto& candidate : inside) {
+      if (candidate.key > *cut || (candidate.key == *cut && ties-- <= 0)) continue;
+      const auto i = static_cast<size_t>(candidate.index);
+      parts_[candidate.part].words[i / kWordBits] &= ~(uint64_t{1} << (i % kWordBits));
+    }
+    threshold_ = value_of(*cut, dtype_, options_.by_value);
+  }
+
+  void select_by_digits(int64_t target) {
+    if (options_.ranks.size == 1) check_finite();
+    if (options_.zeros_go) prune_zeros();
+    std::array<int64_t, 1> pruned{};
+    for (const auto& part : parts_) {
+      if (is_counted(part)) {
+        pruned[0] += static_cast<int64_t>(part.bits.size()) - count_set(part.words);
+      }
+    }
+    sum(pruned);
+    if (target <= pruned[0]) return;
+    int64_t rank = target - pruned[0] - 1;
+    const Key cut = find_cut(rank);
+    prune_up_to(cut, rank + 1);
+    threshold_ = value_of(cut, dtype_, options_.by_value);
+  }
+
+  void prune_zeros() {
+    for (auto& part : parts_) {
+      for (size_t i = 0; i < part.bits.size(); ++i) {
+        const uint64_t is_zero = key_of(part.bits[i], false) == 0 ? 1 : 0;
+        part.words[i / kWordBits] &= ~(is_zero << (i % kWordBits));
+      }
+    }
+  }
+
+  // The key of rank `rank` (from 0) among the live scores; `rank` becomes that among its equals.
+  Key find_cut(int64_t& rank) const {
+    using Digits = std::make_unsigned_t<Key>;
+    constexpr int kKeyBits = static_cast<int>(sizeof(Key)) * 8;
+    constexpr int kTopShift = (kKeyBits - 1) / kDigitBits * kDigitBits;
+    constexpr auto kSign = static_cast<Digits>(Digits{1} << (kKeyBits - 1));
+    constexpr auto kDigit = static_cast<Digits>((1u << kDigitBits) - 1);
+    Digits prefix = 0;
+    for (int shift = kTopShift; shift >= 0; shift -= kDigitBits) {
+      std::array<int64_t, size_t{1} << kDigitBits> count{};
+      const int above = shift + kDigitBits;  // bits from here on are known; none at the top
+      for (const auto& part : parts_) {
+        if (!is_counted(part)) continue;
+        for_each_set(part.words, [&](size_t i) {
+          const auto digits = static_cast<Digits>(static_cast<Digits>(key(part, i)) ^ kSign);
+          const bool matches = shift == kTopShift || digits >> above == prefix >> above;
+          if (matches) ++count[(digits >> shift) & kDigit];
+        });
+      }
+      sum(count);
+      size_t digit = 0;
+      while (rank >= count[digit]) rank -= count[digit++];
+      prefix = static_cast<Digits>(prefix | static_cast<Digits>(digit << shift));
+    }
+    return static_cast<Key>(prefix ^ kSign);
+  }
+
+  // Of the scores equal to the cut, how many of each part go here, when `ties` go in all: earlier
+  // tensors first, then lower ranks.
+  std::vector<int64_t> share_ties(Key cut, int64_t ties) const {
+    const auto size = static_cast<size_t>(options_.ranks.size);
+    const auto slot = [&](size_t p) {
+      const int64_t rank = parts_[p].is_replicated ? 0 : options_.ranks.rank;
+      return p * size + static_cast<size_t>(rank);
+    };
+    std::vector<int64_t> equal(parts_.size() * size);
+    for (size_t p = 0; p < parts_.size(); ++p) {
+      if (!is_counted(parts_[p])) continue;
+      for_each_set(parts_[p].words,
+                   [&](size_t i) { equal[slot(p)] += key(parts_[p], i) == cut ? 1 : 0; });
+    }
+    sum(equal);
+    for (int64_t& count : equal) {
+      count = std::min(count, ties);
+      ties -= count;
+    }
+    std::vector<int64_t> mine;
+    for (size_t p = 0; p < parts_.size(); ++p) mine.push_back(equal[slot(p)]);
+    return mine;
+  }
+
+  void prune_up_to(Key cut, int64_t ties) {
+    const std::vector<int64_t> shares = share_ties(cut, ties);
+    for (size_t p = 0; p < parts_.size(); ++p) {
+      auto& [bits, words, is_replicated] = parts_[p];
+      int64_t left = shares[p];
+      for (size_t w = 0; w < words.size(); ++w) {
+        const size_t count = std::min(bits.size() - w * kWordBits, kWordBits);
+        uint64_t below = 0, equal = 0;
+        for (size_t j = 0; j < count; ++j) {
+          const Key k = key_of(bits[w * kWordBits + j], options_.by_value);
+          below |= uint64_t{k < cut} << j;
+          equal |= uint64_t{k == cut} << j;
+        }
+        equal &= words[w];
+        while (std::popcount(equal) > left) equal &= ~std::bit_floor(equal);
+        left -= std::popcount(equal);
+        words[w] &= ~(below | equal);
+      }
+    }
+  }
+
+  Selection finish() {
+    Selection selection{{}, threshold_};
+    for (auto& part : parts_) {
+      selection.masks.emplace_back(static_cast<int64_t>(part.bits.size()), std::move(part.words));
+    }
+    return selection;
+  }
+
+  Parts<Key> parts_;
+  DType dtype_;
+  const SelectOptions& options_;
+  double threshold_ = 0;
+};
+
+template <class Key>
+Selection select_keys(std::span<const Scores> pool, double sparsity, std::vector<Mask>& previous,
+                      const SelectOptions& options) {
+  Parts<Key> parts;
+  for (size_t p = 0; p < pool.size(); ++p) {
+    const std::span bits(static_cast<const Key*>(pool[p].data), static_cast<size_t>(pool[p].size));
+    const auto words = previous[p].words();
+    parts.push_back({bits, {words.begin(), words.end()}, pool[p].is_replicated});
+  }
+  return Selector<Key>(std::move(parts), pool[0].dtype, options).select(sparsity);
+}
+
+Mask select_one(const Scores& scores, double sparsity, const Mask& previous) {
+  if (previous.size() != 0 && previous.size() != scores.size) {
+    throw InvalidArgument(text("select_smallest: expected `previous` to be empty or of size ",
+                               scores.size, ", got ", previous.size(), "."));
+  }
+  std::vector<Mask> masks{previous.size() == 0 ? Mask(scores.size) : previous};
+  return std::move(select_pool({&scores, 1}, sparsity, std::move(masks)).masks[0]);
 }
 
 }  // namespace
@@ -137,28 +376,60 @@ int64_t pruned_count(int64_t n, double sparsity) {
   return static_cast<int64_t>(std::floor(static_cast<double>(n) * sparsity + 0.5));
 }
 
+Selection select_pool(std::span<const Scores> pool, double sparsity, std::vector<Mask> previous,
+                      const SelectOptions& options) {
+  pruned_count(0, sparsity);  // refuses a sparsity outside [0, 1)
+  if (previous.size() != pool.size()) {
+    throw InvalidArgument(text("select_pool: expected one `previous` for each of ", pool.size(),
+                               " tensors, got ", previous.size(), "."));
+  }
+  for (size_t p = 0; p < pool.size(); ++p) {
+    if (previous[p].size() != pool[p].size || pool[p].dtype != pool[0].dtype) {
+      throw InvalidArgument(text("select_pool: expected tensor ", p, " of size ",
+                                 previous[p].size(), " and dtype ", dtype_name(pool[0].dtype),
+                                 ", got ", pool[p].size, " and ", dtype_name(pool[p].dtype), "."));
+    }
+  }
+  if (pool.empty()) return {};
+  switch (pool[0].dtype) {
+    case DType::kFloat32:
+      return select_keys<int32_t>(pool, sparsity, previous, options);
+    case DType::kFloat16:
+    case DType::kBFloat16:
+      return select_keys<int16_t>(pool, sparsity, previous, options);
+    case DType::kFloat64:
+      return select_keys<int64_t>(pool, sparsity, previous, options);
+    default:
+      throw InvalidArgument(text("select_pool: expected scores of a floating-point dtype, got ",
+                                 dtype_name(pool[0].dtype), "."));
+  }
+}
+
 Mask select_smallest(std::span<const float> scores, double sparsity, const Mask& previous) {
-  return select(scores, sparsity, previous);
+  return select_one({scores.data(), static_cast<int64_t>(scores.size()), DType::kFloat32}, sparsity,
+                    previous);
 }
 
 Mask select_smallest(std::span<const double> scores, double sparsity, const Mask& previous) {
-  return select(scores, sparsity, previous);
+  return select_one({scores.data(), static_cast<int64_t>(scores.size()), DType::kFloat64}, sparsity,
+                    previous);
 }
 
-std::optional<size_t> first_not_finite(std::span<const float> scores) {
-  return find_not_finite(scores);
-}
-
-std::optional<size_t> first_not_finite(std::span<const double> scores) {
-  return find_not_finite(scores);
-}
-
-double pruned_threshold(std::span<const float> scores, const Mask& mask) {
-  return threshold(scores, mask);
-}
-
-double pruned_threshold(std::span<const double> scores, const Mask& mask) {
-  return threshold(scores, mask);
+std::optional<int64_t> first_not_finite(const Scores& scores) {
+  const auto size = static_cast<size_t>(scores.size);
+  const int64_t infinity = infinity_of(scores.dtype);
+  const auto find = [&](auto key) -> std::optional<int64_t> {
+    using Key = decltype(key);
+    return find_not_finite(std::span(static_cast<const Key*>(scores.data), size), infinity);
+  };
+  switch (item_size(scores.dtype)) {
+    case 2:
+      return find(int16_t{});
+    case 4:
+      return find(int32_t{});
+    default:
+      return find(int64_t{});
+  }
 }
 
 }  // namespace pomona

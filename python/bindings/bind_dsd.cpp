@@ -5,6 +5,7 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
 namespace py = pybind11;
@@ -14,8 +15,8 @@ namespace {
 
 using WithoutGil = py::call_guard<py::gil_scoped_release>;
 
-// (phase, units trained, units trained in the phase, is started, state of the Pruner).
-using DSDState = std::tuple<std::string, int64_t, int64_t, bool, PrunerState>;
+// (position, units trained, units trained in the phase, is started, state of the Pruner).
+using DSDState = std::tuple<int64_t, int64_t, int64_t, bool, PrunerState>;
 
 // (phase, lr factor), or None where nothing has switched.
 using Switch = std::optional<std::pair<std::string, double>>;
@@ -25,34 +26,33 @@ Switch to_switch(const std::optional<Transition>& transition) {
   return std::pair(std::string(phase_name(transition->to)), transition->lr_factor);
 }
 
-// An unknown name becomes a phase past the last, which load_state refuses.
-Phase phase_of(const std::string& name) {
-  int phase = 0;
-  while (phase <= static_cast<int>(Phase::kDone) && phase_name(static_cast<Phase>(phase)) != name) {
-    ++phase;
-  }
-  return static_cast<Phase>(phase);
-}
-
 DSDState state_of(const DSD& dsd) {
   const DSD::Snapshot snapshot = dsd.state();
-  return {std::string(phase_name(snapshot.phase)), snapshot.steps, snapshot.steps_in_phase,
-          snapshot.is_started, to_state(snapshot.pruner)};
+  return {snapshot.position, snapshot.steps, snapshot.steps_in_phase, snapshot.is_started,
+          to_state(snapshot.pruner)};
 }
 
 void load_state(DSD& dsd, const DSDState& state) {
-  const auto& [phase, steps, steps_in_phase, is_started, pruner] = state;
-  dsd.load_state({phase_of(phase), steps, steps_in_phase, is_started, to_snapshot(pruner)});
+  const auto& [position, steps, steps_in_phase, is_started, pruner] = state;
+  dsd.load_state({position, steps, steps_in_phase, is_started, to_snapshot(pruner)});
 }
 
 }  // namespace
 
 void bind_dsd(py::module_& m) {
   py::class_<DSD>(m, "DSD")
-      .def(py::init([](const PruneRows& rows, std::array<int64_t, 3> lengths,
-                       std::array<double, 3> lr_factors, bool masks) {
-        return DSD(to_ruled(rows), {lengths, lr_factors, masks});
-      }))
+      .def(py::init([](const PruneRows& rows, const std::vector<int64_t>& lengths,
+                       const std::vector<double>& lr_factors, bool masks,
+                       const std::vector<std::vector<RuleRow>>& cycles, const RanksRow& ranks) {
+             DSD::Options options{lengths, lr_factors, masks, {}};
+             for (const auto& cycle : cycles) {
+               auto& rules = options.cycles.emplace_back();
+               for (const auto& rule : cycle) rules.push_back(to_rule(rule));
+             }
+             return DSD(to_ruled(rows), std::move(options), to_ranks(ranks));
+           }),
+           py::arg("rows"), py::arg("lengths"), py::arg("lr_factors"), py::arg("masks"),
+           py::arg("cycles") = std::vector<std::vector<RuleRow>>(), py::arg("ranks") = py::none())
       .def("names", [](const DSD& self) { return self.pruner().names(); })
       .def(
           "pruner", [](DSD& self) -> Pruner& { return self.pruner(); },
@@ -68,6 +68,7 @@ void bind_dsd(py::module_& m) {
           [](DSD& self, const Rows& live) { return to_switch(self.advance(to_live(live))); },
           WithoutGil())
       .def("phase", [](const DSD& self) { return std::string(phase_name(self.phase())); })
+      .def("position", &DSD::position)
       .def("lr_factor", &DSD::lr_factor)
       .def("steps", &DSD::steps)
       .def("steps_in_phase", &DSD::steps_in_phase)

@@ -7,7 +7,7 @@ from pathlib import Path
 # First: loads libtorch, which our libraries then find by SONAME even when no run path leads to it.
 import torch
 
-from . import _C, nn, quantize
+from . import _C, nn, quantize, schedules
 from ._C import CorruptFile, InvalidArgument, Mask
 from .dsd import DSD
 from .infer import PackReport, pack_
@@ -15,6 +15,7 @@ from .io import SaveReport, entries, load, load_, save
 from .prune import Pruner
 from .quantize import Sharer
 from .rules import Prune, Share, rules_from_json, rules_to_json
+from .schedules import OBD, Cubic, Growing, Iterative, OneShot, StdFactor, Surgery
 from .sensitivity import Sensitivity, sensitivity
 
 __version__: str = _C.version()
@@ -39,9 +40,14 @@ def why_no_cuda() -> str:
 
 __all__ = [
     "DSD",
+    "OBD",
     "CorruptFile",
+    "Cubic",
+    "Growing",
     "InvalidArgument",
+    "Iterative",
     "Mask",
+    "OneShot",
     "PackReport",
     "Prune",
     "Pruner",
@@ -49,6 +55,8 @@ __all__ = [
     "Sensitivity",
     "Share",
     "Sharer",
+    "StdFactor",
+    "Surgery",
     "cmake_prefix_path",
     "cuda_available",
     "entries",
@@ -60,6 +68,7 @@ __all__ = [
     "rules_from_json",
     "rules_to_json",
     "save",
+    "schedules",
     "sensitivity",
     "why_no_cuda",
 ]

@@ -16,9 +16,12 @@ from typing import Any
 import torch
 
 from . import _C
+from ._ranks import like, local, ranks_of
 from ._shell import GradientHooks, Shell, named_owners
 
 logger = logging.getLogger("pomona")
+
+_PARTS = ("masks", "scores", "shadows")
 
 # State of the weight's shape that torch.optim holds and a mask need not touch.
 _HARMLESS_STATE = {"step_size", "prev_param_value"}
@@ -64,7 +67,10 @@ class MaskShell(Shell):
     def masks(self) -> dict[str, torch.Tensor]:
         """The masks by parameter name: bool, of the weight's shape, on its device; True is kept."""
         weights = zip(self.names, self._weights(), strict=True)
-        return {name: self._pruner.keep_mask(i, w) for i, (name, w) in enumerate(weights)}
+        return {
+            name: like(self._pruner.keep_mask(i, local(weight)), weight)
+            for i, (name, weight) in enumerate(weights)
+        }
 
     def apply_(self, model: torch.nn.Module) -> None:
         """Zero the pruned weights of a copy of the model, such as an average (EMA) of it.
@@ -89,7 +95,19 @@ class MaskShell(Shell):
                 f"another shape: {', '.join(wrong)}."
             )
         for index, name in enumerate(self.names):
-            self._pruner.apply_(index, weights[name])
+            self._pruner.apply_(index, local(weights[name]))
+
+    def accumulate(self) -> None:
+        """Add the gradients that are there now to the scores of Taylor and OBD.
+
+        An attached optimizer's step does it by itself; this is for gradients without a step.
+        """
+        self._check_open("accumulate")
+        self._pruner.accumulate(self._live())
+
+    def _narrow(self, name: str, dim: int, indices: list[int]) -> None:
+        """The parameter has lost what is not listed along ``dim``: its mask follows."""
+        self._pruner.narrow(self.names.index(name), dim, indices)
 
     def report(self) -> list[_C.PruneReport]:
         """One row for each parameter under a rule: name, size, kept, sparsity, threshold.
@@ -121,16 +139,33 @@ class MaskShell(Shell):
             self._gradient_hooks.remove()
 
     def _weights_only(self) -> list[tuple[torch.Tensor, list]]:
-        return [(weight, []) for weight in self._weights()]
+        return [(local(weight), []) for weight in self._weights()]
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        held = self._held(optimizer)
+        if held is None or _has_overflowed(optimizer):
+            return
         if self._pruner.is_pruned():
             self._follow()
-            self._pruner.mask_gradients(self._weights_only())
+        scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer unscales by itself
+        self._pruner.before_step(self._weights_only(), 1.0 if scale is None else float(scale), held)
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._pruner.is_pruned():
-            self._pruner.keep(self._weights_only())
+        held = self._held(optimizer)
+        if held is not None and self._pruner.is_pruned():
+            self._pruner.keep(self._weights_only(), held)
+
+    def _zero_wrapped_moments(self) -> None:
+        """First moments in wrapper subclasses (8-bit states): through what they decode to."""
+        for index, weight in enumerate(self._weights()):
+            for optimizer in self._optimizers:
+                for name, value in optimizer.state.get(weight, {}).items():
+                    if _C.moment_of(name) == "first" and hasattr(value, "dequantize"):
+                        if not isinstance(value, torch.Tensor) or type(value) is torch.Tensor:
+                            continue
+                        keep = self._pruner.keep_mask(index, local(weight))
+                        plain = value.dequantize()
+                        value.copy_(torch.where(keep, plain, torch.zeros_like(plain)))
 
     def _warn_of_unknown_state(self, live: list) -> None:
         """Say once which optimizer state a mask leaves alone because nobody knows what it is."""
@@ -148,18 +183,29 @@ class MaskShell(Shell):
         """Masks and counters, without weights: the model's own checkpoint holds those.
 
         Returns:
-            ``{"masks": {name: uint8 [dim0, ceil(row / 8)]}, "history": JSON text}``, with the same
-            keys and shapes from construction on (masks are all ones before pruning). Loads with
-            ``torch.load(weights_only=True)``.
+            ``{"masks": {name: uint8 [dim0, ceil(row / 8)]}, "history": JSON text}``, and where the
+            rules need them ``"scores"`` (accumulated gradients) and ``"shadows"`` (weights that may
+            return); the same keys and shapes from construction on (masks are all ones before
+            pruning). Loads with ``torch.load(weights_only=True)``. On FSDP2 the tensors are
+            DTensors, for ``torch.distributed.checkpoint``.
         """
-        (is_pruned, thresholds, masks), history = self._state()
+        self._find_owners()
+        whole = dict(zip(self.names, self._weights(), strict=True))
+        (is_pruned, steps, thresholds, accumulated, *parts), history = self._state()
         history = {
             "kind": type(self).__name__,
             "is_pruned": is_pruned,
+            "steps": steps,
             "thresholds": dict(zip(self.names, thresholds, strict=True)),
+            "accumulated": dict(zip(self.names, accumulated, strict=True)),
             **history,
         }
-        return {"masks": dict(masks), "history": json.dumps(history)}
+        state: dict[str, Any] = {
+            part: {name: like(tensor, whole[name]) for name, tensor in tensors}
+            for part, tensors in zip(_PARTS, parts, strict=True)
+            if tensors or part == "masks"
+        }
+        return {**state, "history": json.dumps(history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state_dict()``, before or after the model and the optimizer are loaded.
@@ -171,16 +217,21 @@ class MaskShell(Shell):
         self._check_open("load_state_dict")
         kind = type(self).__name__
         try:
-            masks = list(state["masks"].items())
-            if not all(isinstance(mask, torch.Tensor) for _, mask in masks):
+            parts = [list(dict(state.get(part, {})).items()) for part in _PARTS]
+            if not all(isinstance(tensor, torch.Tensor) for part in parts for _, tensor in part):
                 raise TypeError("a mask that is no tensor")
+            parts = [[(name, local(tensor)) for name, tensor in part] for part in parts]
+            state["masks"]
             history = json.loads(state["history"])
             found = history["kind"]
             thresholds = history["thresholds"]
+            accumulated = history["accumulated"]
             pruner = (
                 bool(history["is_pruned"]),
+                int(history["steps"]),
                 [float(thresholds.get(name, 0)) for name in self.names],
-                masks,
+                [int(accumulated.get(name, 0)) for name in self.names],
+                *parts,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _C.InvalidArgument(
@@ -201,3 +252,19 @@ class MaskShell(Shell):
 
     def _load_state(self, pruner: Any, history: dict[str, Any]) -> None:
         raise NotImplementedError
+
+
+def _has_overflowed(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a GradScaler has told a fused optimizer to skip this step."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def rows_and_ranks(resolved: list[tuple[str, list[int], Any]], owners: Any, group: Any) -> Any:
+    """(rows, ranks) as the C++ core takes them: shapes are those of this rank's rows."""
+    weights = [getattr(*owners[name]) for name, _, _ in resolved]
+    rows = [
+        (name, list(local(weight).shape), rule._row())
+        for (name, _, rule), weight in zip(resolved, weights, strict=True)
+    ]
+    return rows, ranks_of([name for name, _, _ in resolved], weights, group)

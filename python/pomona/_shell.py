@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from . import _C
+from ._ranks import local, reshard
 from .rules import Rules, normalize
 
 # What wrappers put into names: DistributedDataParallel, torch.compile, activation checkpointing.
@@ -170,6 +171,7 @@ class Shell:
 
     def _find_owners(self) -> None:
         """Look the parameters up by name again: modules may have been replaced."""
+        reshard(self._model)
         owners = named_owners(self._model)
         missing = [name for name in self.names if name not in owners]
         if missing:
@@ -185,21 +187,31 @@ class Shell:
         return [getattr(module, attribute) for module, attribute in self._owners]
 
     def _live(self) -> list[LiveRow]:
-        """The parameters as they are now, each with its optimizer's state of the same shape."""
+        """The parameters as they are now, each with its optimizer's state of the same shape.
+
+        Of a DTensor this rank's part.
+        """
         rows = []
         for weight in self._weights():
             state: dict[str, Any] = {}
             for optimizer in self._optimizers:
                 state = state or optimizer.state.get(weight, {})
             entries = [
-                (name, value)
+                (name, local(value))
                 for name, value in state.items()
                 if isinstance(value, torch.Tensor)
                 and value.shape == weight.shape
                 and value.is_floating_point()
             ]
-            rows.append((weight, entries))
+            rows.append((local(weight), entries))
         return rows
+
+    def _held(self, optimizer: torch.optim.Optimizer) -> list[int] | None:
+        """Which parameters this optimizer holds; [] stands for all, None for none."""
+        if len(self._optimizers) == 1:
+            return []
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return [i for i, weight in enumerate(self._weights()) if id(weight) in held] or None
 
 
 class GradientHooks:
@@ -221,6 +233,7 @@ class GradientHooks:
             handle = None  # frozen: no gradient will come
             if weight.requires_grad:
                 handle = weight.register_post_accumulate_grad_hook(self._hook(index))
+                _run_first(weight, handle)
             self._hooked.append((weight, handle))
 
     def remove(self) -> None:
@@ -234,6 +247,13 @@ class GradientHooks:
         def on_gradient(parameter: torch.Tensor) -> None:
             if parameter.grad is not None:
                 with torch.no_grad():
-                    self._on_gradient(index, parameter.grad)
+                    self._on_gradient(index, local(parameter.grad))
 
         return on_gradient
+
+
+def _run_first(weight: torch.Tensor, handle: Any) -> None:
+    """Before the hooks that are there already: one of them may be an optimizer's step."""
+    hooks = getattr(weight, "_post_accumulate_grad_hooks", None)
+    if hooks and handle.id in hooks:
+        hooks.move_to_end(handle.id, last=False)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import _C
-from ._mask_shell import MaskShell, logger
+from ._mask_shell import MaskShell, logger, rows_and_ranks
 from ._shell import named_owners, resolve
 from .rules import Prune, Rules, normalize
 
@@ -32,7 +32,7 @@ def _first_convolution(model: torch.nn.Module) -> list[str]:
 
 
 def _lengths(epochs: Sequence[int] | None, steps: Sequence[int] | None) -> tuple[str, list[int]]:
-    """The unit and the lengths of the three phases."""
+    """The unit and the lengths of the phases."""
     if (epochs is None) == (steps is None):
         raise _C.InvalidArgument(
             "DSD: expected either `epochs` or `steps` as (dense, sparse, redense), "
@@ -45,25 +45,47 @@ def _lengths(epochs: Sequence[int] | None, steps: Sequence[int] | None) -> tuple
         whole = [operator.index(length) for length in lengths]
     except TypeError:
         whole = []
-    if len(whole) != len(_PHASES):
+    if len(whole) < len(_PHASES) or len(whole) % 2 == 0:
         raise _C.InvalidArgument(
-            f"DSD: expected `{unit}` to be three integers (dense, sparse, redense), "
-            f"got {lengths!r}."
+            f"DSD: expected `{unit}` to be three integers (dense, sparse, redense), and two more "
+            f"for each further cycle, got {lengths!r}."
         )
     return unit, whole
 
 
-def _factors(lr_factors: Sequence[float]) -> list[float]:
+def _factors(lr_factors: Sequence[float] | None, count: int) -> list[float]:
+    if lr_factors is None:
+        return [10.0**-phase for phase in range(count)]
     try:
         factors = [float(factor) for factor in lr_factors]
     except (TypeError, ValueError):
         factors = []
-    if len(factors) != len(_PHASES):
+    if len(factors) != count:
         raise _C.InvalidArgument(
-            "DSD: expected `lr_factors` to be three numbers (dense, sparse, redense), "
-            f"got {lr_factors!r}."
+            f"DSD: expected `lr_factors` to be {'three' if count == 3 else count} numbers "
+            f"(dense, sparse, redense{', ...' if count > 3 else ''}), got {lr_factors!r}."
         )
     return factors
+
+
+def _cycles(model: torch.nn.Module, rules: list[Rules]) -> tuple[list, list[list]]:
+    """(parameters under a rule in any cycle with the first cycle's rule, rows of each cycle)."""
+    resolved = [
+        {name: (shape, rule) for name, shape, rule in resolve(model, cycle, Prune)}
+        for cycle in rules
+    ]
+    dense = Prune(0.0)
+    parameters = [
+        (name, cycle[name][0], resolved[0].get(name, (None, dense))[1])
+        for name in named_owners(model)
+        for cycle in [next((c for c in resolved if name in c), None)]
+        if cycle is not None
+    ]
+    rows = [
+        [cycle.get(name, (None, dense))[1]._row() for name, _, _ in parameters]
+        for cycle in resolved
+    ]
+    return parameters, rows if len(rules) > 1 else []
 
 
 class DSD(MaskShell):
@@ -77,20 +99,24 @@ class DSD(MaskShell):
 
     Args:
         model: the network; the constructor does not touch it.
-        rules: pattern -> sparsity, ``Prune`` or None. The thesis uses 0.25 to 0.5.
+        rules: pattern -> sparsity, ``Prune`` or None. The thesis uses 0.25 to 0.5. A list of such
+            dicts gives each cycle its own (DeepSpeech: 50 %, then 25 %).
         epochs: lengths of the phases (dense, sparse, redense); a phase of length 0 is skipped.
-            Without a re-dense phase the network stays sparse.
+            Without a re-dense phase the network stays sparse. Two more (sparse, redense) for each
+            further cycle.
         steps: the same in optimizer steps, when ``step()`` is called after each of them.
         optimizer: trains the model; a list or a wrapper will do. It may come later, by ``attach``.
-        lr_factors: the learning rate of each phase over the user's.
+        lr_factors: the learning rate of each phase over the user's; by default a decade less at
+            each switch.
         masks: False for LLR.
         skip_first_convolution: leaves the first convolution dense by a rule in front of the others
             (see ``rules``), unless a rule spells its name out.
+        process_group: as ``Pruner``.
 
     Raises:
         InvalidArgument: as ``Pruner``; lengths that are not integers of at least 0 with a sum of at
-            least 1; both or neither of ``epochs`` and ``steps``; a factor that is not above 0;
-            nothing left to prune.
+            least 1; both or neither of ``epochs`` and ``steps``; a factor that is not above 0; a
+            schedule (a mask is made once for each sparse phase); nothing left to prune.
 
     Example:
         >>> model = torch.nn.Linear(10, 10)
@@ -105,31 +131,39 @@ class DSD(MaskShell):
     def __init__(
         self,
         model: torch.nn.Module,
-        rules: Rules,
+        rules: Rules | Sequence[Rules],
         *,
         epochs: Sequence[int] | None = None,
         steps: Sequence[int] | None = None,
         optimizer: Any = None,
-        lr_factors: Sequence[float] = (1, 0.1, 0.01),
+        lr_factors: Sequence[float] | None = None,
         masks: bool = True,
         skip_first_convolution: bool = True,
+        process_group: Any = None,
     ) -> None:
         """Resolve the rules; the model stays as it is."""
         super().__init__(model)
         self._unit, lengths = _lengths(epochs, steps)
-        normalize(rules, Prune)  # refuses what is no dict of rules
+        given = list(rules) if isinstance(rules, (list, tuple)) else [rules]
+        for cycle in given:
+            normalize(cycle, Prune)  # refuses what is no dict of rules
+        if len(given) not in (1, len(lengths) // 2):
+            raise _C.InvalidArgument(
+                f"DSD: expected rules for each of {len(lengths) // 2} cycles, got {len(given)}."
+            )
         skipped = _first_convolution(model) if skip_first_convolution else []
-        self._skipped = [name for name in skipped if name not in rules]
-        self._rules = {**dict.fromkeys(self._skipped), **rules}
-        resolved = resolve(model, self._rules, Prune)
+        self._skipped = [name for name in skipped if not any(name in cycle for cycle in given)]
+        self._rules = [{**dict.fromkeys(self._skipped), **cycle} for cycle in given]
+        resolved, cycles = _cycles(model, self._rules)
         if not resolved:
             raise _C.InvalidArgument(
-                f"DSD: expected rules that prune a parameter, got {self._rules!r}. "
+                f"DSD: expected rules that prune a parameter, got {self._rules[0]!r}. "
                 "The first convolution is left dense unless skip_first_convolution=False."
             )
-        rows = [(name, shape, rule.sparsity) for name, shape, rule in resolved]
-        core = _C.DSD(rows, lengths, _factors(lr_factors), bool(masks))
-        self._lengths = dict(zip(_PHASES, lengths, strict=True))
+        rows, ranks = rows_and_ranks(resolved, named_owners(model), process_group)
+        factors = _factors(lr_factors, len(lengths))
+        core = _C.DSD(rows, lengths, factors, bool(masks), cycles, ranks)
+        self._lengths = lengths
         self._scaled: dict[torch.optim.Optimizer, list[tuple[dict, Any, Any]]] = {}
         self._begin(core, core.pruner(), optimizer)
 
@@ -151,7 +185,8 @@ class DSD(MaskShell):
     @property
     def rules(self) -> Mapping[str, Any]:
         """The rules in force, the default for the first convolution included."""
-        return dict(self._rules)
+        cycle = max(0, min(self._core.position(), len(self._lengths) - 1) - 1) // 2
+        return dict(self._rules[min(cycle, len(self._rules) - 1)])
 
     def start(self) -> None:
         """Enter the first phase; ``for epoch in dsd`` does it. A second call does nothing.
@@ -203,11 +238,13 @@ class DSD(MaskShell):
         self._follow()
         if switch is not None:
             if switch[0] == "sparse":
+                self._zero_wrapped_moments()
                 self._warn_of_unknown_state(live)
             self._log(*switch)
 
     def _log(self, phase: str, factor: float) -> None:
-        length = self._lengths.get(phase, 0)
+        position = self._core.position()
+        length = self._lengths[position] if position < len(self._lengths) else 0
         left_dense = f"; left dense: {', '.join(self._skipped)}" if self._skipped else ""
         logger.info(
             "DSD: %s after %d %s, for %d: sparsity %.4f, lr x %g%s",
@@ -248,8 +285,9 @@ class DSD(MaskShell):
 
     def _state(self) -> tuple[Any, dict[str, Any]]:
         self._restore_lr()
-        phase, steps, steps_in_phase, is_started, pruner = self._core.state()
-        history = {"unit": self._unit, "lengths": self._lengths, "phase": phase, "trained": steps}
+        position, steps, steps_in_phase, is_started, pruner = self._core.state()
+        history = {"unit": self._unit, "lengths": self._lengths, "phase": self.phase}
+        history |= {"position": position, "trained": steps}
         return pruner, {
             **history,
             "trained_in_phase": steps_in_phase,
@@ -260,7 +298,7 @@ class DSD(MaskShell):
         try:
             unit = history["unit"]
             counters = (
-                str(history["phase"]),
+                int(history["position"]),
                 int(history["trained"]),
                 int(history["trained_in_phase"]),
                 bool(history["is_started"]),

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from . import _C
+from ._removal import Removal
 from ._shell import clean_name
 from .nn import PackedLinear
 from .report import entries_table, fp32_bytes, ratio, size
@@ -56,6 +57,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     gap_bits: int = 0,
+    original: Removal | None = None,
 ) -> SaveReport:
     """Write a model's tensors to a ``.pomona`` file: zeros as gaps, few distinct values as a
     codebook, Huffman codes.
@@ -71,13 +73,16 @@ def save(
         path: the file.
         gap_bits: width of a gap between nonzeros, 2 to 8 (thesis: 5 for fc, 8 for conv layers); 0
             finds the best for each tensor.
+        original: what ``remove_dead_`` has removed from the model: the file then holds the original
+            network, with zeros where something left.
 
     Returns:
         Where the bytes went; ``print`` it.
 
     Raises:
         InvalidArgument: NaN or Inf in a parameter (all are named), something that is no dense
-            tensor, a dtype that a file cannot hold, a name that stands twice, wrong ``gap_bits``.
+            tensor, a dtype that a file cannot hold, a name that stands twice, wrong ``gap_bits``,
+            an ``original`` that does not fit.
         OSError: no permission, disk full, ... An existing file is then as it was.
 
     Reference:
@@ -99,6 +104,8 @@ def save(
         parameters = [(name, value) for name, value in tensors if isinstance(value, nn.Parameter)]
         _C.check_finite(parameters)
         _warn_of_negative_zeros(parameters)
+    if original is not None:
+        tensors = _original(tensors, original)
     report = SaveReport(Path(file), *_C.save(tensors, file, gap_bits))
     _log.info("saved\n%s", report)
     return report
@@ -206,6 +213,17 @@ def _contents(model: Any, what: str) -> tuple[Tensors, Packed]:
             packed.append((clean_name(name), layer, value))
         tensors.append((clean_name(name), value))
     return tensors, packed
+
+
+def _original(tensors: Tensors, removal: Any) -> Tensors:
+    """The tensors of the network as it was before a removal."""
+    if not isinstance(removal, Removal):
+        raise _C.InvalidArgument(
+            "save: expected `original` to be what remove_dead_ has returned, "
+            f"got {type(removal).__name__}."
+        )
+    expanded = removal.expand(dict(tensors))
+    return [(name, expanded[name]) for name, _ in tensors]
 
 
 def _warn_of_negative_zeros(parameters: Tensors) -> None:

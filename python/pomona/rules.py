@@ -10,12 +10,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from . import _C
+from .schedules import CRITERIA, KINDS, SCHEDULES, Iterative, OneShot, StdFactor
 
 __all__ = ["Prune", "Share", "rules_from_json", "rules_to_json"]
+
+
+# One word for each piece that goes or stays together; neurons and filters are rows, channels are
+# columns.
+_PIECES = {
+    "element": ("element", 1, 1),
+    "row": ("row", 1, 1),
+    "neuron": ("row", 1, 1),
+    "filter": ("row", 1, 1),
+    "column": ("column", 1, 1),
+    "channel": ("column", 1, 1),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +37,108 @@ class Prune:
     """How one parameter is pruned.
 
     Args:
-        sparsity: share of the weights that go, in [0, 1). Exactly floor(n * sparsity + 0.5) of n.
+        sparsity: share of the pieces that go, in [0, 1). Exactly floor(n * sparsity + 0.5) of n.
+            It may be left out where something else says it: ``StdFactor``, ``Iterative``, n:m.
+        criterion: "magnitude", "taylor", "obd", "random", "scores", or one of the classes of
+            ``pomona.schedules`` (``StdFactor``, ``OBD(decay=...)``, ...).
+        granularity: "element"; "row" ("neuron", "filter"): dimension 0; "column" ("channel"):
+            dimension 1; "block:4x8": blocks of the matrix [dim 0, the rest]; "2:4": two of every
+            four neighbours along dimension 1 stay. The score of a piece is the mean over its
+            weights.
+        scope: "layer", or "global": the parameters of equal rules are compared with one another.
+        schedule: when, in calls of ``step()``; see ``pomona.schedules``.
+        may_empty: whether a parameter may lose all its weights.
     """
 
-    sparsity: float
+    sparsity: float | None = None
+    criterion: Any = "magnitude"
+    granularity: str = "element"
+    scope: str = "layer"
+    schedule: Any = dataclasses.field(default_factory=OneShot)
+    may_empty: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a sparsity outside [0, 1)."""
-        if not _is_number(self.sparsity) or not 0 <= self.sparsity < 1:
+        """Refuse what is not a rule."""
+        self._set("criterion", _criterion(self.criterion))
+        if not isinstance(self.schedule, SCHEDULES):
             raise _C.InvalidArgument(
-                f"Prune: expected `sparsity` in [0, 1), got {self.sparsity!r}."
+                "Prune: expected `schedule` to be one of "
+                f"{', '.join(kind.__name__ for kind in SCHEDULES)}, got {self.schedule!r}."
             )
+        if self.scope not in ("layer", "global"):
+            raise _C.InvalidArgument(
+                f"Prune: expected `scope` to be 'layer' or 'global', got {self.scope!r}."
+            )
+        _piece(self.granularity)
+        self._set("sparsity", self._sparsity())
+        try:
+            _C.check_rule(self._row())
+        except TypeError:
+            raise _C.InvalidArgument(
+                f"Prune: expected numbers of the right types, got {self!r}."
+            ) from None
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _sparsity(self) -> float:
+        """The given sparsity, or the one that the other members say."""
+        implied = None
+        if isinstance(self.criterion, StdFactor):
+            implied = 0.0
+        elif isinstance(self.schedule, Iterative) and self.schedule.sparsities:
+            implied = self.schedule.sparsities[-1]
+        elif _piece(self.granularity)[0] == "n:m":
+            _, n, m = _piece(self.granularity)
+            implied = 1 - n / m
+        given = self.sparsity
+        if given is None and implied is not None:
+            return implied
+        if not _is_number(given) or not 0 <= given < 1:
+            raise _C.InvalidArgument(f"Prune: expected `sparsity` in [0, 1), got {given!r}.")
+        if implied is not None and given != implied and not isinstance(self.criterion, StdFactor):
+            raise _C.InvalidArgument(
+                f"Prune: expected `sparsity` of {implied}, as the schedule or the granularity "
+                f"says, got {given!r}. Leave it out."
+            )
+        return given
+
+    def _row(self) -> tuple[Any, ...]:
+        """What the C++ core takes."""
+        return (
+            float(self.sparsity or 0),
+            self.criterion._row(),
+            _piece(self.granularity),
+            self.schedule._row(),
+            self.scope == "global",
+            bool(self.may_empty),
+        )
+
+
+def _criterion(given: Any) -> Any:
+    if isinstance(given, str) and given in CRITERIA:
+        return CRITERIA[given]()
+    if type(given).__name__ in KINDS and not isinstance(given, (*SCHEDULES, str)):
+        return given
+    raise _C.InvalidArgument(
+        f"Prune: expected `criterion` to be one of {', '.join(CRITERIA)}, StdFactor(...), "
+        f"OBD(...) or Random(...), got {given!r}."
+    )
+
+
+def _piece(granularity: Any) -> tuple[str, int, int]:
+    """(kind, rows, columns) of "element", "row", "block:RxC", "N:M"."""
+    if granularity in _PIECES:
+        return _PIECES[granularity]
+    if isinstance(granularity, str):
+        if found := re.fullmatch(r"block:(\d+)x(\d+)", granularity):
+            return ("block", int(found[1]), int(found[2]))
+        if found := re.fullmatch(r"(\d+):(\d+)", granularity):
+            return ("n:m", int(found[1]), int(found[2]))
+    raise _C.InvalidArgument(
+        f"Prune: expected `granularity` to be one of {', '.join(_PIECES)}, 'block:RxC' or 'N:M', "
+        f"got {granularity!r}."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +199,42 @@ def normalize(rules: Rules, kind: type[Rule]) -> dict[str, Rule | None]:
 
 
 def rules_to_json(rules: Rules, kind: type[Rule]) -> str:
-    """Rules as JSON text, in order: ``[["fc*", {"sparsity": 0.9}], ["*", null]]``."""
+    """Rules as JSON text, in order: ``[["fc*", {"sparsity": 0.9}], ["*", null]]``.
+
+    Members that have their default are left out.
+    """
     rows = [
-        [pattern, None if rule is None else dataclasses.asdict(rule)]
+        [pattern, None if rule is None else _fields(rule, keep=("sparsity", "bits"))]
         for pattern, rule in normalize(rules, kind).items()
     ]
     return json.dumps(rows)
+
+
+def _fields(value: Any, keep: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The members that differ from their defaults; a class of ``KINDS`` as its name and members."""
+    found = {}
+    for field in dataclasses.fields(value):
+        member = getattr(value, field.name)
+        nested = type(member).__name__ in KINDS
+        default = {"criterion": CRITERIA["magnitude"](), "schedule": OneShot()}.get(
+            field.name, field.default
+        )
+        if member != default or field.name in keep:
+            found[field.name] = (
+                {"kind": type(member).__name__, **_fields(member)} if nested else member
+            )
+    return found
+
+
+def _unfold(value: Any) -> Any:
+    """Inverse of what ``_fields`` makes of a class of ``KINDS``."""
+    if not isinstance(value, dict):
+        return value
+    members = dict(value)
+    kind = KINDS.get(members.pop("kind", None))
+    if kind is None:
+        raise TypeError(f"unknown kind in {value!r}")
+    return kind(**members)
 
 
 def _is_row(row: object) -> bool:
@@ -127,7 +262,9 @@ def rules_from_json(text: str, kind: type[Rule]) -> dict[str, Rule | None]:
     rules: dict[str, Rule | None] = {}
     for pattern, fields in rows:
         try:
-            rules[pattern] = None if fields is None else kind(**fields)
+            rules[pattern] = (
+                None if fields is None else kind(**{k: _unfold(v) for k, v in fields.items()})
+            )
         except TypeError:
             known = [field.name for field in dataclasses.fields(kind)]
             raise _C.InvalidArgument(

@@ -40,6 +40,7 @@ HEADERS = {
     "mask.h": ("format", True),
     "packed_bits.h": ("format", True),
     "weight.h": ("format", True),
+    "prune_rule.h": ("prune", True),
     "selection.h": ("prune", True),
     "prune.h": ("prune", False),
     "dsd.h": ("dsd", False),

@@ -6,7 +6,6 @@
 #include "pomona/live.h"
 #include "pomona/prune.h"
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -28,19 +27,23 @@ struct Transition {
 class POMONA_API DSD {
  public:
   struct Options {
-    // Lengths of the three phases, in the caller's unit (epochs, or steps). Each at least 0, their
-    // sum at least 1.
-    std::array<int64_t, 3> lengths{1, 1, 1};
-    // The user's lr times this. Source: DSD Tables 2-5 (GoogLeNet, ResNet-18, ResNet-50: one decade
-    // at each switch).
-    std::array<double, 3> lr_factors{1.0, 0.1, 0.01};
+    // Lengths of the phases, in the caller's unit (epochs, or steps): dense, sparse, re-dense, and
+    // two more for each further cycle (sparse, re-dense). Each at least 0, their sum at least 1.
+    std::vector<int64_t> lengths{1, 1, 1};
+    // The user's lr times this, one for each phase; nothing: a decade at each switch. Source: DSD
+    // Tables 2-5 (GoogLeNet, ResNet-18, ResNet-50).
+    std::vector<double> lr_factors{};
     // false: the same phases and lr drops without a mask (LLR), the control that shows what the
     // mask itself adds.
     bool masks = true;
+    // The rules of each cycle, one for each parameter; nothing: the same in every cycle. Source:
+    // DSD Table 8 (DeepSpeech: 50 %, then 25 %).
+    std::vector<std::vector<Prune>> cycles{};
   };
-  // Throws InvalidArgument for a sum of lengths below 1, a negative length or a factor that is not
-  // finite and positive.
-  DSD(std::vector<Ruled<Prune>> parameters, Options options, AllReduce all_reduce = {});
+  // Throws InvalidArgument for an even number of lengths or fewer than three, a sum of lengths
+  // below 1, a negative length, a factor that is not finite and positive, other counts of factors
+  // or cycles, and a rule that is not one-shot: a mask is made once for each sparse phase.
+  DSD(std::vector<Ruled<Prune>> parameters, Options options, Ranks ranks = {});
 
   // Enters the first phase that has a length; call it before the first epoch. A second call does
   // nothing. Only a schedule whose first phase is not dense switches here.
@@ -56,7 +59,9 @@ class POMONA_API DSD {
   // loss has stopped falling. Errors as step().
   std::optional<Transition> advance(std::span<const Live> live);
 
-  Phase phase() const { return phase_; }
+  Phase phase() const { return phase_at(position_); }
+  // Which of the lengths this phase is; options().lengths.size() after the end.
+  int64_t position() const { return static_cast<int64_t>(position_); }
   // Of the phase; after the end, that of the last phase that had a length.
   double lr_factor() const;
   int64_t steps() const { return steps_; }  // units trained so far
@@ -69,7 +74,7 @@ class POMONA_API DSD {
   const Pruner& pruner() const { return pruner_; }
 
   struct Snapshot {
-    Phase phase = Phase::kDense;
+    int64_t position = 0;
     int64_t steps = 0;
     int64_t steps_in_phase = 0;
     bool is_started = false;
@@ -83,12 +88,13 @@ class POMONA_API DSD {
  private:
   void check_running(const char* verb) const;
   // Everything that can fail happens before anything changes.
-  Transition switch_to(Phase phase, std::span<const Live> live);
-  Phase first_phase_from(size_t phase) const;
+  Transition switch_to(size_t position, std::span<const Live> live);
+  Phase phase_at(size_t position) const;
+  size_t first_from(size_t position) const;
 
   Options options_;
   Pruner pruner_;
-  Phase phase_ = Phase::kDense;
+  size_t position_ = 0;
   int64_t steps_ = 0;
   int64_t steps_in_phase_ = 0;
   bool is_started_ = false;

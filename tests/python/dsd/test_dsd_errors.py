@@ -159,7 +159,7 @@ def altered(dsd, **changes):
     [
         ({"unit": "steps"}, "expected phases in epochs, got a state in steps"),
         ({"kind": "Pruner"}, "state of a DSD, got that of a Pruner"),
-        ({"phase": "loose"}, "got 0 trained in phase unknown"),
+        ({"position": 7}, "got 0 trained in phase unknown"),
         ({"trained": 7, "trained_in_phase": 7}, r"lengths \(1, 1, 1\), got 7 trained in phase de"),
         ({"trained_in_phase": -1}, "got -1 trained in phase dense"),
         ({"trained": "many"}, "expected a complete history"),

@@ -238,7 +238,7 @@ def test_sparse_gradients_of_an_embedding_are_masked():
 def test_degenerate_parameters_are_pruned_by_name(shape):
     model = nn.Module()
     model.weight = nn.Parameter(torch.ones(shape))
-    pruner = pomona.Pruner(model, {"weight": 0.6})
+    pruner = pomona.Pruner(model, {"weight": pomona.Prune(0.6, may_empty=True)})
     pruner.step()
     assert pruner.masks()["weight"].shape == shape
     assert model.weight.count_nonzero() == 0
