@@ -9,11 +9,13 @@ import torch
 
 from . import _C, nn, quantize, schedules
 from ._C import CorruptFile, InvalidArgument, Mask
+from .dead import DeadReport, Removal, dead_neurons, remove_dead_
 from .dsd import DSD
 from .infer import PackReport, pack_
 from .io import SaveReport, entries, load, load_, save
 from .prune import Pruner
 from .quantize import Sharer
+from .retrain import Frozen, adjust_dropout_, freeze
 from .rules import Prune, Share, rules_from_json, rules_to_json
 from .schedules import OBD, Cubic, Growing, Iterative, OneShot, StdFactor, Surgery
 from .sensitivity import Sensitivity, sensitivity
@@ -43,6 +45,8 @@ __all__ = [
     "OBD",
     "CorruptFile",
     "Cubic",
+    "DeadReport",
+    "Frozen",
     "Growing",
     "InvalidArgument",
     "Iterative",
@@ -51,20 +55,25 @@ __all__ = [
     "PackReport",
     "Prune",
     "Pruner",
+    "Removal",
     "SaveReport",
     "Sensitivity",
     "Share",
     "Sharer",
     "StdFactor",
     "Surgery",
+    "adjust_dropout_",
     "cmake_prefix_path",
     "cuda_available",
+    "dead_neurons",
     "entries",
+    "freeze",
     "load",
     "load_",
     "nn",
     "pack_",
     "quantize",
+    "remove_dead_",
     "rules_from_json",
     "rules_to_json",
     "save",
