@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from . import _C
-from ._ranks import like, local, ranks_of
+from ._ranks import is_distributed, like, local, ranks_of
 from ._shell import GradientHooks, Shell, named_owners
 
 logger = logging.getLogger("pomona")
@@ -160,9 +160,7 @@ class MaskShell(Shell):
         for index, weight in enumerate(self._weights()):
             for optimizer in self._optimizers:
                 for name, value in optimizer.state.get(weight, {}).items():
-                    if _C.moment_of(name) == "first" and hasattr(value, "dequantize"):
-                        if not isinstance(value, torch.Tensor) or type(value) is torch.Tensor:
-                            continue
+                    if _C.moment_of(name) == "first" and _is_encoded(value):
                         keep = self._pruner.keep_mask(index, local(weight))
                         plain = value.dequantize()
                         value.copy_(torch.where(keep, plain, torch.zeros_like(plain)))
@@ -252,6 +250,15 @@ class MaskShell(Shell):
 
     def _load_state(self, pruner: Any, history: dict[str, Any]) -> None:
         raise NotImplementedError
+
+
+def _is_encoded(value: Any) -> bool:
+    """Whether it is a tensor of a subclass that keeps other numbers than it shows."""
+    is_subclass = isinstance(value, torch.Tensor) and type(value) not in (
+        torch.Tensor,
+        torch.nn.Parameter,
+    )
+    return is_subclass and not is_distributed(value) and hasattr(type(value), "dequantize")
 
 
 def _has_overflowed(optimizer: torch.optim.Optimizer) -> bool:
