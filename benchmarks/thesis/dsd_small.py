@@ -44,7 +44,7 @@ SPARSITY = 0.3
 IMAGES = 5000
 TEXT = ROOT.parent / "shared" / "data" / "tinyshakespeare" / "input.txt"
 LENGTH, SEQUENCES = 64, 32  # characters of a sequence, sequences of a batch
-NETWORKS = {"LeNet-300-100": (LeNet300100, 20), "LeNet-5": (LeNet5, 12)}  # and dense epochs
+NETWORKS = {"LeNet-300-100": (LeNet300100, 20), "LeNet-5": (LeNet5, 8)}  # and dense epochs
 
 Step = Callable[[nn.Module, torch.optim.Optimizer], None]
 
@@ -198,7 +198,7 @@ def main() -> None:
                     pool.submit(fashion, network, annealed, seed, arguments.quick)
                     for seed in range(2 if arguments.quick else 10)
                 ]
-            if arguments.part in ("all", "shakespeare"):
+            if arguments.part in ("all", "shakespeare") and not annealed:
                 jobs["char-LSTM, tiny Shakespeare", phase, "bits/char"] = [
                     pool.submit(shakespeare, annealed, seed, arguments.quick)
                     for seed in range(2 if arguments.quick else 3)
