@@ -200,7 +200,11 @@ def _through_pool(operation: Operation, values: torch.Tensor) -> Step:
     wanted = values.double().unsqueeze(1)
     tolerance = 64 * torch.finfo(values.dtype).eps
     is_same = ((pooled - wanted).abs() <= tolerance * wanted.abs()).all(1)
-    return values, ~is_same, f"`{operation.name}` pads with zeros, folding would be inexact"
+    return (
+        values,
+        ~is_same,
+        f"`{operation.name}` does not keep a constant (padding), folding would be inexact",
+    )
 
 
 def _through_norm(operation: Operation, values: torch.Tensor) -> Step:

@@ -41,11 +41,15 @@ class Cut:
 
 
 def sliced(tensor: torch.Tensor, dims: Dims) -> torch.Tensor:
-    """A new tensor of the indices kept."""
+    """A new tensor of the indices kept, in the memory format of the old one."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    layout = formats.get(tensor.dim(), torch.contiguous_format)
+    if not tensor.is_contiguous(memory_format=layout) or tensor.is_contiguous():
+        layout = torch.contiguous_format
     tensor = tensor.detach()
     for dim, index in dims.items():
         tensor = tensor.index_select(dim, index.to(tensor.device))
-    return tensor
+    return tensor.contiguous(memory_format=layout)
 
 
 def _slice_state(name: str, key: str, value: Any, parameter: torch.Tensor, dims: Dims) -> Any:

@@ -66,7 +66,12 @@ def remove_dead_(
 
     It may be called in the middle of training: parameters stay the same objects, with their
     gradients and optimizer state cut to what is left, and the pruners' masks follow. Copies of the
-    model (EMA) do not.
+    model (EMA) do not. What has left does not come back, at DSD's re-dense neither, and a schedule
+    that goes on counts its sparsity in what is left. A constant is what it is in evaluation: of
+    dropout only the mean is folded.
+
+    To resume in a new process, load ``removal.expand(state_dict)`` into the original network and
+    call this again: the same neurons leave. Load the states of optimizer and pruner after that.
 
     Args:
         model: can be traced by torch.fx. Not distributed.

@@ -161,7 +161,7 @@ BLOCKED = {
     ),
     "a pool that counts its padding": (
         padded_pool,
-        "`1` pads with zeros, folding would be inexact",
+        "`1` does not keep a constant (padding), folding would be inexact",
     ),
     "a consumer without a bias": (
         lambda: [nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 3, bias=False)],
@@ -376,10 +376,36 @@ def test_the_report_is_a_table():
     assert lines[1].split() == ["0", "12", "1", "0"]
 
 
-def test_a_compiled_model_is_looked_into():
+def test_a_compiled_model_is_looked_into_and_runs_on():
     model, inputs = network("relu")
     kill(model)
-    before = model(inputs)
-    removal = remove_dead_(torch.compile(model, backend="eager"), inputs)
-    assert removal.removed > 0
-    assert_same(model(inputs), before)
+    compiled = torch.compile(model, backend="eager")
+    before = compiled(inputs)
+    assert remove_dead_(compiled, inputs).removed > 0
+    assert_same(compiled(inputs), before)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv3d"])
+def test_the_memory_format_stays(name):
+    model, inputs = network(name)
+    layout = torch.channels_last if name == "conv2d" else torch.channels_last_3d
+    model.to(memory_format=layout)
+    kill(model)
+    remove_dead_(model, inputs)
+    assert model[4].weight.is_contiguous(memory_format=layout)
+
+
+def test_a_model_of_two_inputs_takes_a_tuple():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+
+        def forward(self, x, y):
+            return self.c(self.b(self.a(x).relu()) + y)
+
+    model, inputs = Pair().double(), (torch.randn(3, 4).double(), torch.randn(3, 5).double())
+    zeroed(model.a, rows=[1, 3])
+    before = model(*inputs)
+    assert remove_dead_(model, inputs).removed == 2
+    assert_same(model(*inputs), before)

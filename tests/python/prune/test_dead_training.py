@@ -134,6 +134,19 @@ def test_the_masks_of_dsd_follow(model, images):
     assert dsd.phase == "done"
 
 
+def test_a_schedule_goes_on_with_what_is_left(model, images):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    rule = pomona.Prune(0.9, schedule=pomona.Iterative((0.5, 0.9)))
+    pruner = pomona.Pruner(model, {"fc2": rule}, optimizer=optimizer)
+    with torch.no_grad():
+        model.fc2.weight[:, 12:] *= 1e-9
+    pruner.step()
+    assert remove_dead_(model, images, pruners=pruner).removed == 12
+    train(model, optimizer, 0, 2)
+    pruner.step()
+    assert int(model.fc2.weight.count_nonzero()) == 12  # of 120
+
+
 def test_a_loss_that_is_still_alive_does_not_matter(model, images):
     _, pruner = trained(model, OPTIMIZERS["sgd"])
     loss = model(images).sum()

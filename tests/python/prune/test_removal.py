@@ -63,6 +63,14 @@ def test_two_removals_are_one(cut):
     assert (original(inputs) - model(inputs)).abs().max() <= 1e-10
 
 
+def test_the_original_network_shrinks_to_the_same_again(cut):
+    original, model, inputs, removal = cut
+    original.load_state_dict(removal.expand(model.state_dict()))
+    assert remove_dead_(original, inputs).tensors == removal.tensors
+    state = original.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
 def test_a_file_holds_the_original_network(cut, tmp_path):
     original, model, inputs, removal = cut
     pomona.save(model, tmp_path / "net.pomona", original=removal)
