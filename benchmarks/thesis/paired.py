@@ -53,4 +53,5 @@ def difference(ours: Sequence[float], control: Sequence[float]) -> Difference:
 
 def mean_and_deviation(values: Sequence[float]) -> str:
     """For example "8.43 ± 0.09"."""
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.2f} ± {deviation:.2f}"

@@ -103,7 +103,7 @@ def ramp(
     size = sum(p.numel() for p in prunable(model))
     optimizer = torch.optim.Adam(model.parameters(), lr=stage.lr)
     rule = pomona.Prune(
-        1 - stage.weights / size,
+        max(0.0, 1 - stage.weights / size),  # without dead neurons there may be fewer already
         criterion=pomona.OBD(decay=0.98),
         scope="global",
         schedule=pomona.Cubic(stage.ramp * steps, every=MASKS_EVERY, begin=MASKS_EVERY),
