@@ -166,6 +166,8 @@ class _Graph:
             return f"it has {module.groups} groups"
         if not isinstance(module, NORMS) and module._parameters.get("weight") is None:
             return "its weight is computed (parametrized)"
+        if _has_hooks(module):
+            return "it has a forward hook"
         if any(self._names[id(p)] > 1 for p in module.parameters(recurse=False)):
             return "its weights are tied"
         calls = self._calls[id(module)]
@@ -211,6 +213,9 @@ class _Graph:
             name = text_of(user)
             if len({n for n in user.all_input_nodes if not _is_batch(n)}) != 1:
                 return nodes, f"`{name}` combines it with something else"
+            module = self._module(user)
+            if module is not None and _has_hooks(module):
+                return nodes, f"`{user.target}` has a forward hook"
             if self.operation(user) is None:
                 sizes = " with sizes written out" if name in ("view", "reshape") else ""
                 return nodes, f"it goes through `{name}`{sizes}"
@@ -287,3 +292,8 @@ def _is_batch(node: fx.Node) -> bool:
     if _is_item_zero(node) and isinstance(node.args[0], fx.Node):
         return _asks_for_batch(node.args[0])
     return _asks_for_batch(node) and node.target == "size" and len(node.args) == 2
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether code that nobody can read runs beside its forward: it may count the neurons."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)

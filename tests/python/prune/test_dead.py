@@ -409,3 +409,14 @@ def test_a_model_of_two_inputs_takes_a_tuple():
     before = model(*inputs)
     assert remove_dead_(model, inputs).removed == 2
     assert_same(model(*inputs), before)
+
+
+@pytest.mark.parametrize("hooked", [0, 1, 2])
+def test_what_a_forward_hook_sees_stays(hooked):
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[0].weight[1] = 0
+    model[hooked].register_forward_hook(lambda module, inputs, output: output)
+    report = dead_neurons(model, torch.zeros(1, 4))
+    assert [row.removed for row in report] == [0, 0]
+    assert "has a forward hook" in str(report)
