@@ -65,6 +65,7 @@ def fit(
     seconds: float = math.inf,
     shift: int = 2,
     seed: int = 0,
+    bfloat16: bool = HAS_FAST_BFLOAT16,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> int:
     """Train with a 10 % warm-up and a cosine to 0, on randomly shifted images.
@@ -78,6 +79,7 @@ def fit(
         seconds: the budget.
         shift: the largest shift of an image, in pixels.
         seed: of the order and the shifts of the images.
+        bfloat16: whether to train under autocast; by default where the processor is fast at it.
         on_epoch: called after each epoch.
 
     Returns:
@@ -96,7 +98,7 @@ def fit(
         epoch = islice(batches(dataset, shift=shift, generator=generator), steps)
         for step, (inputs, labels) in enumerate(epoch):
             set_lr(optimizer, lr * _schedule((number + step / steps) / epochs))
-            loss += train_step(model, optimizer, inputs, labels)
+            loss += train_step(model, optimizer, inputs, labels, bfloat16)
             images += len(labels)
         took = time.perf_counter() - begun
         steps_per_second = steps / took
@@ -120,10 +122,11 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     inputs: torch.Tensor,
     labels: torch.Tensor,
+    bfloat16: bool = HAS_FAST_BFLOAT16,
 ) -> float:
     """One step of gradient descent; returns the loss."""
     optimizer.zero_grad()
-    loss = _loss(model, inputs, labels)
+    loss = _loss(model, inputs, labels, bfloat16)
     loss.backward()
     optimizer.step()
     return loss.item()
@@ -149,8 +152,13 @@ def error_percent(model: torch.nn.Module, dataset: Dataset) -> float:
     return 100 * wrong / len(dataset.test_labels)
 
 
-def _loss(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", torch.bfloat16, enabled=HAS_FAST_BFLOAT16):
+def _loss(
+    model: torch.nn.Module,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    bfloat16: bool = HAS_FAST_BFLOAT16,
+) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         logits = model(inputs)
     return functional.cross_entropy(logits.float(), labels)
 

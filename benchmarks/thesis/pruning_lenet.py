@@ -6,8 +6,8 @@ Two protocols: the images as they are (the paper's, with the paper's errors as b
 or 2 pixels while training (goals of our own). One-shot magnitude pruning to the paper's densities
 per layer, then retraining. Bars apply to the mean over the seeds. `--tune` trains on 55,000 images
 and reports the error on the other 5,000: the hyper-parameters below were chosen so, never on the
-test set (LeNet-300-100 retrained at lr 0.1 for 20 epochs: 1.45 % of the held-out images wrong; at
-lr 0.02 for 10: 1.61 %; LeNet-5 with dropout: 0.78 %, without: 0.88 %).
+test set. Held-out errors that decided, two seeds each: LeNet-300-100 without dropout 1.43 % pruned,
+with it 1.39 %; LeNet-5 (one seed) 0.88 % and 0.78 %.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
-import math
 import statistics
 import sys
 import time
@@ -37,36 +36,40 @@ from _measure import write_table  # noqa: E402
 from data import Dataset, load  # noqa: E402
 from models import LeNet5, LeNet300100  # noqa: E402
 from paired import mean_and_deviation  # noqa: E402
-from training_loop import error_percent, fit  # noqa: E402
+from training_loop import HAS_FAST_BFLOAT16, error_percent, fit  # noqa: E402
 
 import pomona  # noqa: E402
 
 HELD_OUT = 5000
-DROPOUT = 0.5  # before fc2, half of it before fc1; where no image is moved, something has to help
 # Densities of NIPS'15 Tables 2 and 3, as sparsities.
 LENET300 = {"fc1": 0.92, "fc2": 0.91, "fc3": 0.74}
 LENET5 = {"conv1": 0.34, "conv2": 0.88, "fc1": 0.92, "fc2": 0.81}
 
 
-class LeNet5Dropout(LeNet5):
-    """LeNet-5 with dropout in front of its linear layers, where AlexNet has it."""
+class LeNet300100Dropout(LeNet300100):
+    """Where no image is moved, something has to help: dropout in front of fc2 and fc3."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.before_fc1, self.before_fc2 = nn.Dropout(DROPOUT / 2), nn.Dropout(DROPOUT)
+        self.after_fc1, self.after_fc2 = nn.Dropout(0.3), nn.Dropout(0.3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = self.after_fc1(functional.relu(self.fc1(images.flatten(1))))
+        return self.fc3(self.after_fc2(functional.relu(self.fc2(hidden))))
+
+
+class LeNet5Dropout(LeNet5):
+    """The same for LeNet-5, in front of its linear layers, where AlexNet has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after_conv2, self.after_fc1 = nn.Dropout(0.25), nn.Dropout(0.5)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = functional.max_pool2d(self.conv1(images), 2)
         maps = functional.max_pool2d(self.conv2(maps), 2)
-        hidden = functional.relu(self.fc1(self.before_fc1(maps.flatten(1))))
-        return self.fc2(self.before_fc2(hidden))
-
-
-def adjust_dropout(model: nn.Module, rules: dict[str, float]) -> None:
-    """D_r = D_o sqrt(C_r / C_o): a layer with fewer connections needs less (thesis §3.3)."""
-    if isinstance(model, LeNet5Dropout):
-        model.before_fc1.p *= math.sqrt(1 - rules["conv2"])
-        model.before_fc2.p *= math.sqrt(1 - rules["fc1"])
+        hidden = functional.relu(self.fc1(self.after_conv2(maps.flatten(1))))
+        return self.fc2(self.after_fc1(hidden))
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,15 @@ class Recipe:
 
 RECIPES = (
     Recipe(
-        *("LeNet-300-100", "as they are", LeNet300100, LENET300, 0),
-        Phase(20, 0.1, 5e-4),
-        Phase(20, 0.1, 5e-4),
+        *("LeNet-300-100", "as they are", LeNet300100Dropout, LENET300, 0),
+        Phase(25, 0.1, 2e-4),
+        Phase(12, 0.05, 2.5e-4),
         (1.64, 1.59),
     ),
     Recipe(
         *("LeNet-300-100", "moved by 1 pixel", LeNet300100, LENET300, 1),
         Phase(20, 0.1, 1e-4),
-        Phase(20, 0.1, 1e-4),
+        Phase(10, 0.02, 2.5e-5),
         (1.0, 1.2),
     ),
     Recipe(
@@ -157,8 +160,18 @@ def train(
     if rules:
         pruner = pomona.Pruner(model, rules, optimizer=optimizer)
         pruner.step()
-        adjust_dropout(model, rules)
-    fit(model, optimizer, dataset, epochs=phase.epochs, lr=phase.lr, shift=shift, seed=seed)
+        pomona.adjust_dropout_(model, pruner)  # D_r = D_o sqrt(C_r / C_o), thesis §3.3
+    bfloat16 = HAS_FAST_BFLOAT16 and isinstance(model, LeNet5)  # twice as fast there; not on an MLP
+    fit(
+        model,
+        optimizer,
+        dataset,
+        epochs=phase.epochs,
+        lr=phase.lr,
+        shift=shift,
+        seed=seed,
+        bfloat16=bfloat16,
+    )
     return pruner
 
 
