@@ -17,12 +17,13 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
+import json
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,15 +33,15 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
 
-from _measure import write_table  # noqa: E402
+from _measure import RESULTS, write_table  # noqa: E402
 from data import Dataset, load  # noqa: E402
+from held_out import split  # noqa: E402
 from models import LeNet5, LeNet300100  # noqa: E402
 from paired import mean_and_deviation  # noqa: E402
 from training_loop import HAS_FAST_BFLOAT16, error_percent, fit  # noqa: E402
 
 import pomona  # noqa: E402
 
-HELD_OUT = 5000
 # Densities of NIPS'15 Tables 2 and 3, as sparsities.
 LENET300 = {"fc1": 0.92, "fc2": 0.91, "fc3": 0.74}
 LENET5 = {"conv1": 0.34, "conv2": 0.88, "fc1": 0.92, "fc2": 0.81}
@@ -160,7 +161,8 @@ def train(
     if rules:
         pruner = pomona.Pruner(model, rules, optimizer=optimizer)
         pruner.step()
-        pomona.adjust_dropout_(model, pruner)  # D_r = D_o sqrt(C_r / C_o), thesis §3.3
+        if isinstance(model, LeNet300100Dropout | LeNet5Dropout):  # the others have none to adjust
+            pomona.adjust_dropout_(model, pruner)  # D_r = D_o sqrt(C_r / C_o), thesis §3.3
     bfloat16 = HAS_FAST_BFLOAT16 and isinstance(model, LeNet5)  # twice as fast there; not on an MLP
     fit(
         model,
@@ -173,25 +175,6 @@ def train(
         bfloat16=bfloat16,
     )
     return pruner
-
-
-def split(dataset: Dataset, tune: bool, quick: bool) -> Dataset:
-    """When tuning, the held-out part of the training images stands in for the test set."""
-    if tune:
-        dataset = replace(
-            dataset,
-            train_images=dataset.train_images[:-HELD_OUT],
-            train_labels=dataset.train_labels[:-HELD_OUT],
-            test_images=dataset.train_images[-HELD_OUT:],
-            test_labels=dataset.train_labels[-HELD_OUT:],
-        )
-    if quick:
-        dataset = replace(
-            dataset,
-            train_images=dataset.train_images[:4000],
-            train_labels=dataset.train_labels[:4000],
-        )
-    return dataset
 
 
 def row(recipe: Recipe, runs: Sequence[dict[str, float]]) -> list[object]:
@@ -224,16 +207,32 @@ def main() -> None:
             ]
             for recipe in recipes
         ]
-        table = [
-            row(recipe, [future.result() for future in futures])
-            for recipe, futures in zip(recipes, waiting, strict=True)
-        ]
+        try:
+            runs = [[future.result() for future in futures] for futures in waiting]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # not an hour of the other rows before the message
+            raise
+    table = [row(recipe, results) for recipe, results in zip(recipes, runs, strict=True)]
     columns = ["network", "images", "seeds", "dense %", "bar", "weights kept", "pruned %", "bar "]
     columns += ["bars", "seconds a seed"]
     if arguments.tune or arguments.quick or arguments.only:
         print(columns, *table, sep="\n")
         return
     write_table("pruning_lenet", "Dense and 12x pruned, MNIST", columns, table)
+    add_errors(recipes, runs)
+
+
+def add_errors(recipes: Sequence[Recipe], runs: Sequence[Sequence[dict[str, float]]]) -> None:
+    """Put the errors of every seed beside the table, under a key of their own."""
+    path = max(RESULTS.glob("*-pruning_lenet.json"))  # the date comes first: the newest
+    errors = {
+        f"{recipe.network}, {recipe.protocol}": {
+            key: [round(run[key], 2) for run in results] for key in ("dense", "pruned")
+        }
+        for recipe, results in zip(recipes, runs, strict=True)
+    }
+    content = json.loads(path.read_text()) | {"errors": errors}
+    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
