@@ -28,10 +28,11 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
 
 from _measure import write_table  # noqa: E402
 from data import Dataset, load  # noqa: E402
+from held_out import split  # noqa: E402
 from models import LeNet5, LeNet300100  # noqa: E402
 from training_loop import batches, error_percent, fit, set_lr, train_step  # noqa: E402
 
@@ -39,7 +40,6 @@ import pomona  # noqa: E402
 
 BATCH = 256
 MASKS_EVERY = 40  # steps
-HELD_OUT = 5000
 
 
 @dataclass(frozen=True)
@@ -163,25 +163,6 @@ def run(recipe: Recipe, seed: int, tune: bool, quick: bool) -> dict[str, float]:
             flush=True,
         )
     return {**errors, "kept": kept, "seconds": time.perf_counter() - began}
-
-
-def split(dataset: Dataset, tune: bool, quick: bool) -> Dataset:
-    """The held-out part of the training images in place of the test set, when tuning."""
-    if tune:
-        dataset = replace(
-            dataset,
-            train_images=dataset.train_images[:-HELD_OUT],
-            train_labels=dataset.train_labels[:-HELD_OUT],
-            test_images=dataset.train_images[-HELD_OUT:],
-            test_labels=dataset.train_labels[-HELD_OUT:],
-        )
-    if quick:
-        dataset = replace(
-            dataset,
-            train_images=dataset.train_images[:4000],
-            train_labels=dataset.train_labels[:4000],
-        )
-    return dataset
 
 
 def row(recipe: Recipe, runs: Sequence[dict[str, float]]) -> list[object]:
