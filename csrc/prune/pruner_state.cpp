@@ -87,7 +87,9 @@ std::vector<int64_t> Pruner::count_kept(const std::vector<Mask>& masks) const {
 std::vector<PruneReport> Pruner::report() const {
   std::vector<PruneReport> rows;
   for (size_t i = 0; i < names_.size(); ++i) {
-    rows.push_back({names_[i], size_on_all_ranks(i), kept_[i], thresholds_[i]});
+    const int64_t size = size_on_all_ranks(i);
+    const int64_t mask_bytes = kept_[i] == size ? 0 : (size + 7) / 8;
+    rows.push_back({names_[i], size, kept_[i], thresholds_[i], 4 * kept_[i] + mask_bytes});
   }
   return rows;
 }

@@ -70,6 +70,7 @@ void bind_report(py::module_& m) {
       .def_readonly("size", &PruneReport::size)
       .def_readonly("kept", &PruneReport::kept)
       .def_readonly("threshold", &PruneReport::threshold)
+      .def_readonly("bytes", &PruneReport::bytes)
       .def_property_readonly("sparsity",
                              [](const PruneReport& row) {
                                return row.size == 0 ? 0.0

@@ -110,7 +110,7 @@ class MaskShell(Shell):
         self._pruner.narrow(self.names.index(name), dim, indices)
 
     def report(self) -> list[_C.PruneReport]:
-        """One row for each parameter under a rule: name, size, kept, sparsity, threshold.
+        """One row for each parameter under a rule: name, size, kept, sparsity, threshold, bytes.
 
         Raises:
             InvalidArgument: a pruned weight has come back (names every such parameter).

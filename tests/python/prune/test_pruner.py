@@ -299,6 +299,7 @@ def test_report_gives_sizes_and_the_threshold(model):
     assert (row.name, row.size, row.kept) == ("fc1.weight", 2304, 2304 - 1843)
     assert row.threshold == weight[~keep].abs().max().item()
     assert row.sparsity == 1843 / 2304
+    assert row.bytes == 4 * (2304 - 1843) + 2304 // 8
     assert "fc1.weight" in repr(row)
 
 
