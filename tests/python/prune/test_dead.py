@@ -198,7 +198,7 @@ def test_a_constant_that_cannot_be_folded_stays(name):
     assert (row.removed, row.stayed, row.why) == (0, 1, why)
 
 
-@pytest.mark.parametrize("name", set(BLOCKED) - {"a batch norm in training"})
+@pytest.mark.parametrize("name", sorted(set(BLOCKED) - {"a batch norm in training"}))
 def test_a_constant_of_zero_leaves_all_the_same(name):
     model, inputs = nn.Sequential(*BLOCKED[name][0]()).double(), torch.randn(3, 1, 9, 9).double()
     zeroed(model[0], rows=[2])
