@@ -48,8 +48,8 @@ struct PruneReport {
   int64_t size = 0;
   int64_t kept = 0;
   double threshold = 0.0;  // the largest score that the last round pruned; 0 before
-  // Of the kept weights as float32 and a mask of one bit a weight (4 * size when nothing is pruned).
-  // What save() writes is smaller still.
+  // Of the kept weights as float32 and a mask of one bit a weight (4 * size when nothing is
+  // pruned). What save() writes is smaller still.
   int64_t bytes = 0;
 };
 
