@@ -5,7 +5,7 @@
 Two protocols: the images as they are (the paper's, with the paper's errors as bars), and moved by 1
 or 2 pixels while training (goals of our own). One-shot magnitude pruning to the paper's densities
 per layer, then retraining. Bars apply to the mean over the seeds. `--tune` trains on 55,000 images
-and reports the error on the other 5,000, by which the hyper-parameters were compared. Held-out errors
+and reports the error on the other 5,000, by which hyper-parameters were compared. Held-out errors
 of the pruned networks: LeNet-300-100 without dropout 1.43 %, with it 1.39 % (two seeds each, within
 the noise); LeNet-5, retrained at lr 0.02, without dropout 0.88 %, with it 0.78 % (one seed each).
 Two things were not decided so: that more was tried for LeNet-300-100 at all, after a recipe without
