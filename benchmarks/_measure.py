@@ -15,6 +15,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+_BEGAN = time.perf_counter()
 
 
 def in_turns(functions: dict[str, Callable[[], object]], runs: int = 11) -> dict[str, float]:
@@ -45,15 +46,24 @@ def commit() -> str:
 
 
 def write_table(
-    stem: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
+    stem: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    **beside: object,
 ) -> None:
-    """Print a table and write it to results/ as `tools/readme_tables.py` reads it."""
+    """Print a table and write it to results/ as `tools/readme_tables.py` reads it.
+
+    ``beside`` goes into the file only: the values of every seed.
+    """
     widths = [max(len(str(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]
     for row in (columns, *rows):
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)))
     date = datetime.date.today().isoformat()
     facts = {"title": title, "date": date, "machine": machine(), "commit": commit()}
+    facts["minutes"] = f"{(time.perf_counter() - _BEGAN) / 60:.1f}"  # of the whole script
     facts["compiler"] = f"torch {torch.__version__}, {platform.python_compiler()}"
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{date}-{stem}.json"
-    path.write_text(json.dumps({**facts, "columns": columns, "rows": rows}, indent=1) + "\n")
+    content = {**facts, "columns": columns, "rows": rows, **beside}
+    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -134,7 +134,8 @@ def main() -> None:
     if arguments.quick:
         print(columns, row, sep="\n")
         return
-    write_table("dsd_resnet20", "DSD beside LLR: ResNet-20 from its weights", columns, [row])
+    title = "DSD beside LLR: ResNet-20 from its weights"
+    write_table("dsd_resnet20", title, columns, [row], errors={"LLR": llr, "DSD": dsd})
 
 
 def parse_arguments() -> argparse.Namespace:

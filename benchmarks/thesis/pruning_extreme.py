@@ -191,7 +191,7 @@ def main() -> None:
     """Run every seed of every network, and write the table."""
     arguments = parse_arguments()
     recipes = [r for r in RECIPES if arguments.network in ("all", r.network)]
-    table = []
+    table, errors = [], {}
     with ProcessPoolExecutor(arguments.jobs) as pool:
         waiting = {
             recipe: [
@@ -201,15 +201,18 @@ def main() -> None:
             for recipe in recipes
         }
         for recipe, futures in waiting.items():
-            table.append(row(recipe, [future.result() for future in futures]))
+            runs = [future.result() for future in futures]
+            table.append(row(recipe, runs))
+            errors[recipe.network] = [run[str(recipe.stages[-1].weights)] for run in runs]
     columns = [
         *("network", "seeds", "dense %", "weights", "fewer", "error %", "goal %", "met"),
         "seconds a seed",
     ]
-    if arguments.tune or arguments.quick:
+    if arguments.tune or arguments.quick or arguments.network != "all":
         print(columns, *table, sep="\n")
         return
-    write_table("pruning_extreme", "As few weights as possible, MNIST", columns, table)
+    title = "As few weights as possible, MNIST"
+    write_table("pruning_extreme", title, columns, table, errors=errors)
 
 
 def parse_arguments() -> argparse.Namespace:

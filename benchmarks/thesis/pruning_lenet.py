@@ -20,7 +20,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -36,7 +35,7 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
 
-from _measure import RESULTS, write_table  # noqa: E402
+from _measure import write_table  # noqa: E402
 from data import Dataset, load  # noqa: E402
 from held_out import split  # noqa: E402
 from models import LeNet5, LeNet300100  # noqa: E402
@@ -221,21 +220,13 @@ def main() -> None:
     if arguments.tune or arguments.quick or arguments.only:
         print(columns, *table, sep="\n")
         return
-    write_table("pruning_lenet", "Dense and 12x pruned, MNIST", columns, table)
-    add_errors(recipes, runs)
-
-
-def add_errors(recipes: Sequence[Recipe], runs: Sequence[Sequence[dict[str, float]]]) -> None:
-    """Put the errors of every seed beside the table, under a key of their own."""
-    path = max(RESULTS.glob("*-pruning_lenet.json"))  # the date comes first: the newest
     errors = {
         f"{recipe.network}, {recipe.protocol}": {
             key: [round(run[key], 2) for run in results] for key in ("dense", "pruned")
         }
         for recipe, results in zip(recipes, runs, strict=True)
     }
-    content = json.loads(path.read_text()) | {"errors": errors}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_table("pruning_lenet", "Dense and 12x pruned, MNIST", columns, table, errors=errors)
 
 
 def parse_arguments() -> argparse.Namespace:
