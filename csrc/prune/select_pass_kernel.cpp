@@ -202,33 +202,14 @@ POMONA_AVX2 Key pass_avx2(std::span<const Key> bits, const Bracket<Key>& bracket
 #undef POMONA_AVX2
 #endif
 
-Isa best_isa() {
-  for (const Isa isa : {Isa::kAvx512, Isa::kAvx2}) {
-    if (has_isa(isa)) return isa;
-  }
-  return Isa::kPortable;
-}
-
 }  // namespace
-
-bool has_isa(Isa isa) {
-#if defined(__x86_64__)
-  if (isa == Isa::kAvx2) return __builtin_cpu_supports("avx2") != 0;
-  if (isa == Isa::kAvx512) {
-    return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-           __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0;
-  }
-#endif
-  return isa == Isa::kPortable || isa == Isa::kBest;
-}
 
 template <class Key>
 Key select_pass(std::span<const Key> bits, const Bracket<Key>& bracket, uint32_t part,
                 std::span<uint64_t> words, std::vector<Candidate<Key>>& candidates, Isa isa) {
-  static const Isa best = best_isa();
-  if (isa == Isa::kBest) isa = best;
+  isa = resolve_isa(isa);
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return pass_avx512(bits, bracket, part, words, candidates);
+  if (isa >= Isa::kAvx512) return pass_avx512(bits, bracket, part, words, candidates);
   if (isa == Isa::kAvx2) return pass_avx2(bits, bracket, part, words, candidates);
 #endif
   return pass_portable(bits, bracket, part, words, candidates, 0, Key{0});

@@ -7,15 +7,13 @@
 
 #include "pomona/export.h"
 
+#include "base/isa.h"
+
 #include <cstdint>
 #include <span>
 #include <vector>
 
 namespace pomona {
-
-// Which instructions the pass may use. kBest: the best that this machine has.
-enum class Isa { kPortable, kAvx2, kAvx512, kBest };
-POMONA_API bool has_isa(Isa isa);
 
 template <class Key>
 struct Bracket {

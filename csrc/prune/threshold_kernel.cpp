@@ -1,19 +1,11 @@
 #include "prune/threshold_kernel.h"
 
+#include "base/random.h"
+
 #include <algorithm>
 #include <cmath>
 
 namespace pomona {
-namespace {
-
-// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): every bit of x moves every bit.
-uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-}  // namespace
 
 double Moments::deviation() const {
   if (count < 2) return 0;
@@ -44,11 +36,10 @@ Mask apply_thresholds(std::span<const Float> scores, const Mask& previous, doubl
 }
 
 void fill_random(uint64_t seed, int64_t first, std::span<double> scores) {
-  constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
-  uint64_t counter = mix(seed + kGolden) + static_cast<uint64_t>(first) * kGolden;
+  uint64_t counter = mix_bits(seed + kGolden) + static_cast<uint64_t>(first) * kGolden;
   for (double& score : scores) {
     counter += kGolden;
-    score = (static_cast<double>(mix(counter) >> 11) + 0.5) * 0x1p-53;
+    score = (static_cast<double>(mix_bits(counter) >> 11) + 0.5) * 0x1p-53;
   }
 }
 
