@@ -8,11 +8,24 @@ TORCH_LIBRARY(pomona, m) {
   // 8)], row-aligned.
   m.def("apply_masks_(Tensor(a!)[] tensors, Tensor[] masks) -> ()");
 
-  // quantize: weight[i] = codebook[codes[i]], and its backward, the sum over each cluster.
+  // quantize: weight[i] = codebook[codes[i]], and its backward, the sum over each cluster. `group`
+  // elements in a row share a codebook (0: all); with has_zero code 0 is 0.0 and stands in none.
   m.def(
-      "lookup(Tensor codebook, Tensor codes, SymInt[] shape, *, int bits=8, ScalarType? dtype=None)"
-      " -> Tensor");
-  m.def("centroid_grad(Tensor grad, Tensor codes, SymInt k, *, int bits=8) -> Tensor");
+      "lookup(Tensor codebook, Tensor codes, SymInt[] shape, *, int bits=8, SymInt group=0, "
+      "bool has_zero=False, ScalarType? dtype=None) -> Tensor");
+  m.def(
+      "lookup_into_(Tensor(a!) out, Tensor codebook, Tensor codes, *, int bits=8, SymInt group=0, "
+      "bool has_zero=False) -> ()");
+  m.def(
+      "centroid_grad(Tensor grad, Tensor codes, SymInt k, *, int bits=8, SymInt group=0, "
+      "bool has_zero=False) -> Tensor");
+  // Each gradient becomes its cluster's mean or sum; each cluster of weights becomes one value.
+  m.def(
+      "pool_gradients_(Tensor(a!)[] gradients, Tensor[] codes, Tensor[] counts, int[] groups, "
+      "bool mean) -> ()");
+  m.def(
+      "snap_weights_(Tensor(a!)[] weights, Tensor[] codes, Tensor[] counts, Tensor[] first, "
+      "int[] groups) -> ()");
 
   // infer: input W^T + bias on a packed layout, and W itself, float32 [out_features, in_features].
   m.def("packed_linear(Tensor input, Tensor packed, Tensor? bias, SymInt out_features) -> Tensor");

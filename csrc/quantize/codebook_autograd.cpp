@@ -4,6 +4,8 @@
 
 #include "pomona/quantize.h"
 
+#include "in_place.h"
+
 #include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -14,13 +16,22 @@ namespace pomona {
 namespace {
 
 using LookupSignature = at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymIntArrayRef,
-                                   int64_t, std::optional<at::ScalarType>);
-using CentroidGradSignature = at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymInt,
-                                         int64_t);
+                                   int64_t, c10::SymInt, bool, std::optional<at::ScalarType>);
+using CentroidGradSignature = at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymInt, int64_t,
+                                         c10::SymInt, bool);
+using LookupIntoSignature = void(const at::Tensor&, const at::Tensor&, const at::Tensor&, int64_t,
+                                 c10::SymInt, bool);
 
 const auto& lookup_op() {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("pomona::lookup", "").typed<LookupSignature>();
+  return op;
+}
+
+const auto& lookup_into_op() {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("pomona::lookup_into_", "")
+                             .typed<LookupIntoSignature>();
   return op;
 }
 
@@ -34,25 +45,35 @@ const auto& centroid_grad_op() {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// What both keep for the other.
+void save_format(AutogradContext* ctx, const at::Tensor& codes, int64_t bits,
+                 const c10::SymInt& group, bool has_zero, at::ScalarType dtype) {
+  ctx->save_for_backward({codes});
+  ctx->saved_data["bits"] = bits;
+  ctx->saved_data["group"] = group;
+  ctx->saved_data["has_zero"] = has_zero;
+  ctx->saved_data["dtype"] = dtype;
+}
+
 struct Lookup : torch::autograd::Function<Lookup> {
   static constexpr bool is_traceable = true;
 
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& codebook,
                             const at::Tensor& codes, c10::SymIntArrayRef shape, int64_t bits,
+                            const c10::SymInt& group, bool has_zero,
                             std::optional<at::ScalarType> dtype) {
-    ctx->save_for_backward({codes});
-    ctx->saved_data["k"] = codebook.dim() == 1 ? codebook.sym_size(0) : c10::SymInt(0);
-    ctx->saved_data["bits"] = bits;
-    ctx->saved_data["dtype"] = codebook.scalar_type();
+    save_format(ctx, codes, bits, group, has_zero, codebook.scalar_type());
+    ctx->saved_data["k"] = codebook.dim() > 0 ? codebook.sym_size(-1) : c10::SymInt(0);
     at::AutoDispatchBelowADInplaceOrView guard;
-    return lookup_op().call(codebook, codes, shape, bits, dtype);
+    return lookup_op().call(codebook, codes, shape, bits, group, has_zero, dtype);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const at::Tensor sums =
-        centroid_grad_op().call(grads[0], ctx->get_saved_variables()[0],
-                                ctx->saved_data["k"].toSymInt(), ctx->saved_data["bits"].toInt());
-    return {sums.to(ctx->saved_data["dtype"].toScalarType()), {}, {}, {}, {}};
+    auto& saved = ctx->saved_data;
+    const at::Tensor sums = centroid_grad_op().call(
+        grads[0], ctx->get_saved_variables()[0], saved["k"].toSymInt(), saved["bits"].toInt(),
+        saved["group"].toSymInt(), saved["has_zero"].toBool());
+    return {sums.to(saved["dtype"].toScalarType()), {}, {}, {}, {}, {}, {}};
   }
 };
 
@@ -60,63 +81,92 @@ struct CentroidGrad : torch::autograd::Function<CentroidGrad> {
   static constexpr bool is_traceable = true;
 
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& grad, const at::Tensor& codes,
-                            const c10::SymInt& k, int64_t bits) {
-    ctx->save_for_backward({codes});
+                            const c10::SymInt& k, int64_t bits, const c10::SymInt& group,
+                            bool has_zero) {
+    save_format(ctx, codes, bits, group, has_zero, grad.scalar_type());
     ctx->saved_data["shape"] = grad.sym_sizes();
-    ctx->saved_data["bits"] = bits;
-    ctx->saved_data["dtype"] = grad.scalar_type();
     at::AutoDispatchBelowADInplaceOrView guard;
-    return centroid_grad_op().call(grad, codes, k, bits);
+    return centroid_grad_op().call(grad, codes, k, bits, group, has_zero);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    return {lookup_op().call(
-                grads[0], ctx->get_saved_variables()[0], ctx->saved_data["shape"].toSymIntVector(),
-                ctx->saved_data["bits"].toInt(), ctx->saved_data["dtype"].toScalarType()),
-            {},
-            {},
-            {}};
+    auto& saved = ctx->saved_data;
+    return {
+        lookup_op().call(grads[0], ctx->get_saved_variables()[0], saved["shape"].toSymIntVector(),
+                         saved["bits"].toInt(), saved["group"].toSymInt(),
+                         saved["has_zero"].toBool(), saved["dtype"].toScalarType()),
+        {},
+        {},
+        {},
+        {},
+        {}};
   }
 };
 
 at::Tensor lookup_autograd(const at::Tensor& codebook, const at::Tensor& codes,
-                           c10::SymIntArrayRef shape, int64_t bits,
-                           std::optional<at::ScalarType> dtype) {
-  return Lookup::apply(codebook, codes, shape, bits, dtype);
+                           c10::SymIntArrayRef shape, int64_t bits, c10::SymInt group,
+                           bool has_zero, std::optional<at::ScalarType> dtype) {
+  return Lookup::apply(codebook, codes, shape, bits, group, has_zero, dtype);
+}
+
+void lookup_into_in_place(c10::DispatchKeySet keys, const at::Tensor& out,
+                          const at::Tensor& codebook, const at::Tensor& codes, int64_t bits,
+                          c10::SymInt group, bool has_zero) {
+  redispatch_in_place(lookup_into_op(), keys, {out}, out, codebook, codes, bits, group, has_zero);
+}
+
+// Not differentiable, as torch's own out= forms.
+void lookup_into_autograd(c10::DispatchKeySet keys, const at::Tensor& out,
+                          const at::Tensor& codebook, const at::Tensor& codes, int64_t bits,
+                          c10::SymInt group, bool has_zero) {
+  redispatch_unrecorded(lookup_into_op(), keys, "lookup_into_", "(out, codebook)", {out, codebook},
+                        out, codebook, codes, bits, group, has_zero);
 }
 
 at::Tensor centroid_grad_autograd(const at::Tensor& grad, const at::Tensor& codes, c10::SymInt k,
-                                  int64_t bits) {
-  return CentroidGrad::apply(grad, codes, k, bits);
+                                  int64_t bits, c10::SymInt group, bool has_zero) {
+  return CentroidGrad::apply(grad, codes, k, bits, group, has_zero);
 }
 
 // Under autocast the k floats of the codebook are cast, not the weight that they become.
 template <c10::DispatchKey kKey, at::DeviceType kDevice>
 at::Tensor lookup_autocast(const at::Tensor& codebook, const at::Tensor& codes,
-                           c10::SymIntArrayRef shape, int64_t bits,
-                           std::optional<at::ScalarType> dtype) {
+                           c10::SymIntArrayRef shape, int64_t bits, c10::SymInt group,
+                           bool has_zero, std::optional<at::ScalarType> dtype) {
   c10::impl::ExcludeDispatchKeyGuard no_autocast(kKey);
   const at::Tensor cast = at::autocast::cached_cast(
       dtype.value_or(at::autocast::get_autocast_dtype(kDevice)), codebook, kDevice);
-  return lookup_op().call(cast, codes, shape, bits, dtype);
+  return lookup_op().call(cast, codes, shape, bits, std::move(group), has_zero, dtype);
 }
 
 }  // namespace
 
 at::Tensor lookup(const at::Tensor& codebook, const at::Tensor& codes, at::IntArrayRef shape,
-                  int64_t bits, std::optional<at::ScalarType> dtype) {
-  return lookup_op().call(codebook, codes, c10::fromIntArrayRefSlow(shape), bits, dtype);
+                  const LookupOptions& options) {
+  return lookup_op().call(codebook, codes, c10::fromIntArrayRefSlow(shape), options.bits,
+                          options.group, options.has_zero, options.dtype);
 }
 
-at::Tensor centroid_grad(const at::Tensor& grad, const at::Tensor& codes, int64_t k, int64_t bits) {
-  return centroid_grad_op().call(grad, codes, k, bits);
+void lookup_into_(const at::Tensor& out, const at::Tensor& codebook, const at::Tensor& codes,
+                  const LookupOptions& options) {
+  lookup_into_op().call(out, codebook, codes, options.bits, options.group, options.has_zero);
+}
+
+at::Tensor centroid_grad(const at::Tensor& grad, const at::Tensor& codes, int64_t k,
+                         const LookupOptions& options) {
+  return centroid_grad_op().call(grad, codes, k, options.bits, options.group, options.has_zero);
 }
 
 }  // namespace pomona
 
 TORCH_LIBRARY_IMPL(pomona, Autograd, m) {
   m.impl("lookup", &pomona::lookup_autograd);
+  m.impl("lookup_into_", TORCH_FN(pomona::lookup_into_autograd));
   m.impl("centroid_grad", &pomona::centroid_grad_autograd);
+}
+
+TORCH_LIBRARY_IMPL(pomona, ADInplaceOrView, m) {
+  m.impl("lookup_into_", TORCH_FN(pomona::lookup_into_in_place));
 }
 
 TORCH_LIBRARY_IMPL(pomona, AutocastCPU, m) {

@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -43,11 +44,14 @@ class LookupKernel : public InEveryOrder {
  protected:
   template <class Word>
   std::vector<Word> look_up(const std::vector<Word>& codebook, const std::vector<uint8_t>& codes,
-                            int bits) {
+                            int bits, int64_t groups = 1) {
     const auto packed = pack_bits(codes, bits);
     std::vector<Word> out(codes.size());
-    launch_lookup(launcher(), codebook.data(), static_cast<int64_t>(codebook.size()), packed.data(),
-                  bits, static_cast<int64_t>(out.size()), out.data());
+    const auto size = static_cast<int64_t>(codes.size());
+    const DeviceLayout layout{packed.data(), bits, size,
+                              std::max<int64_t>(1, (size + groups - 1) / groups),
+                              static_cast<int64_t>(codebook.size()) / groups};
+    launch_lookup(launcher(), codebook.data(), layout, out.data());
     return out;
   }
   template <class Word>
@@ -86,23 +90,40 @@ TEST_P(LookupKernel, GivesNaNForCodesOutsideTheCodebook) {
   }
 }
 
+TEST_P(LookupKernel, GivesEachGroupItsCodebook) {
+  constexpr int64_t kGroups = 7, kEntries = 5;  // of 143 elements each, the last of 142
+  const auto codebooks = random_words<uint32_t>(kGroups * kEntries);
+  const auto codes = random_codes(1000, 8, 2);
+  const auto out = look_up(codebooks, codes, 4, kGroups);
+  for (size_t i = 0; i < codes.size(); ++i) {
+    const uint32_t expected = codes[i] < kEntries ? codebooks[i / 143 * kEntries + codes[i]] : ~0u;
+    ASSERT_EQ(out[i], expected) << i;
+  }
+}
+
 TEST_P(LookupKernel, DoesNotLaunchForNothing) {
   look_up<uint32_t>({1, 2}, {}, 1);
   EXPECT_EQ(launches(), 0);
+}
+
+// All elements in one group, or in groups of `group`.
+DeviceLayout layout_of(const std::vector<uint8_t>& packed, int bits, size_t size, int64_t k,
+                       int64_t group = 0) {
+  const auto count = static_cast<int64_t>(size);
+  return {packed.data(), bits, count, group > 0 ? group : std::max<int64_t>(count, 1), k};
 }
 
 class CentroidGradKernel : public InEveryOrder {
  protected:
   template <class Sum, class Grad>
   std::vector<Sum> sums(const std::vector<Grad>& grad, const std::vector<uint8_t>& codes, int bits,
-                        int64_t k) {
+                        int64_t k, int64_t group = 0) {
     const auto packed = pack_bits(codes, bits);
-    const auto size = static_cast<int64_t>(grad.size());
-    const SumGrid grid = sum_grid<Sum>(size, k);
-    std::vector<Sum> partials(static_cast<size_t>(k) * grid.blocks);
-    std::vector<Sum> out(static_cast<size_t>(k), Sum(-1));
-    launch_centroid_grad(launcher(), grid, grad.data(), packed.data(), bits, size, k,
-                         partials.data(), out.data());
+    const DeviceLayout layout = layout_of(packed, bits, grad.size(), k, group);
+    const SumGrid grid = sum_grid<Sum>(layout);
+    std::vector<Sum> partials(static_cast<size_t>(partial_count(layout, grid)));
+    std::vector<Sum> out(static_cast<size_t>(std::max<int64_t>(layout.groups(), 1) * k), Sum(-1));
+    launch_centroid_grad(launcher(), layout, grid, grad.data(), partials.data(), out.data());
     return out;
   }
 };
@@ -168,7 +189,7 @@ TEST_P(CentroidGradKernel, SplitsLongSumsOverBlocks) {
   constexpr size_t kCount = 20000;
   const auto grad = random_grad<float>(kCount);
   const auto codes = random_codes(kCount, 40, 3);
-  ASSERT_GT(sum_grid<float>(kCount, 40).blocks, 3u);
+  ASSERT_GT(sum_grid<float>(layout_of({}, 8, kCount, 40)).blocks, 3u);
   EXPECT_EQ(widened(sums<float>(grad, codes, 8, 40)), literal_sums(grad, codes, 40));
 }
 
@@ -177,15 +198,28 @@ TEST_P(CentroidGradKernel, GivesTheSameBitsInEveryOrder) {
   for (size_t i = 0; i < grad.size(); ++i) grad[i] = 1.0f / static_cast<float>(i + 1);
   const auto codes = random_codes(grad.size(), 16, 4);
   const auto here = sums<float>(grad, codes, 4, 16);
-  const SumGrid grid = sum_grid<float>(9000, 16);
   const auto packed = pack_bits(codes, 4);
+  const DeviceLayout layout = layout_of(packed, 4, 9000, 16);
+  const SumGrid grid = sum_grid<float>(layout);
   std::vector<float> partials(16 * grid.blocks), forward(16);
   const auto in_order = [](auto kernel, dim3 blocks, dim3 threads, const auto&... arguments) {
     launch({Order::kForward}, blocks, threads, kernel, arguments...);
   };
-  launch_centroid_grad(in_order, grid, grad.data(), packed.data(), 4, int64_t{9000}, int64_t{16},
-                       partials.data(), forward.data());
+  launch_centroid_grad(in_order, layout, grid, grad.data(), partials.data(), forward.data());
   EXPECT_EQ(here, forward);
+}
+
+TEST_P(CentroidGradKernel, AddsEachGroupOnItsOwn) {
+  const auto grad = random_grad<float>(1000);
+  const auto codes = random_codes(1000, 8, 6);
+  for (const int64_t group : {1, 75, 300, 999}) {
+    const auto found = sums<float>(grad, codes, 4, 7, group);
+    std::vector<double> expected(found.size());
+    for (size_t i = 0; i < grad.size(); ++i) {
+      if (codes[i] < 7) expected[i / static_cast<size_t>(group) * 7 + codes[i]] += double{grad[i]};
+    }
+    EXPECT_EQ(widened(found), expected) << group;
+  }
 }
 
 TEST_P(CentroidGradKernel, GivesZerosForAnEmptyGradient) {
@@ -194,7 +228,8 @@ TEST_P(CentroidGradKernel, GivesZerosForAnEmptyGradient) {
 
 TEST(SumGridTest, KeepsTheAccumulatorsInTheirSharedMemory) {
   for (int64_t k = 1; k <= 256; ++k) {
-    const auto floats = sum_grid<float>(1 << 30, k), doubles = sum_grid<double>(1 << 30, k);
+    const DeviceLayout layout{nullptr, 8, 1 << 30, 1 << 30, k};
+    const auto floats = sum_grid<float>(layout), doubles = sum_grid<double>(layout);
     EXPECT_LE(k * floats.threads * 4, kAccumulatorBytes);
     EXPECT_LE(k * doubles.threads * 8, kAccumulatorBytes);
     EXPECT_GE(floats.threads, 32u);

@@ -7,12 +7,14 @@ import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 from reference import codebook as reference
 
-import pomona  # noqa: F401  (registers the operators)
+import pomona
 
 lookup = torch.ops.pomona.lookup
 centroid_grad = torch.ops.pomona.centroid_grad
+lookup_into = torch.ops.pomona.lookup_into_
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 WIDTHS = [1, 2, 4, 8]
@@ -49,6 +51,66 @@ def test_centroid_grad_equals_the_literal_reference(shape, bits):
         expected = reference.centroid_grad(grad.to(dtype), codes, 2**bits)
         assert sums.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         torch.testing.assert_close(sums.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("group", [1, 3, 8, 27, 100])
+@pytest.mark.parametrize("has_zero", [False, True])
+def test_groups_have_codebooks_of_their_own(bits, group, has_zero):
+    k = 2**bits - has_zero
+    codes = random_codes(77, 2**bits)
+    packed = reference.pack(codes, bits)
+    groups = -(-77 // group)
+    book, grad = torch.randn(groups, k), torch.randn(7, 11)
+    options = {"bits": bits, "group": group, "has_zero": has_zero}
+    weight = lookup(book, packed, (7, 11), **options)
+    rows = F.pad(book, (1, 0)) if has_zero else book
+    expected = [rows[i // group, code] for i, code in enumerate(codes)]
+    assert torch.equal(weight.flatten(), torch.stack(expected))
+    out = torch.empty(7, 11)
+    lookup_into(out, book, packed, **options)
+    assert torch.equal(out, weight)
+    sums = torch.zeros(groups, 2**bits, dtype=torch.float64)
+    for i, code in enumerate(codes):
+        sums[i // group, code] += grad.flatten()[i].double()
+    found = centroid_grad(grad, packed, k, **options)
+    torch.testing.assert_close(found.double(), sums[:, has_zero:], rtol=1e-5, atol=1e-5)
+
+
+def test_centroid_grad_gives_means_when_asked():
+    codes = torch.tensor([0, 1, 1, 3], dtype=torch.uint8)
+    grad = torch.tensor([5.0, 1.0, 3.0, 7.0])
+    means = pomona.quantize.centroid_grad(grad, codes, 4, reduction="mean")
+    assert means.tolist() == [5.0, 2.0, 0.0, 7.0]
+    with pytest.raises(pomona.InvalidArgument, match='"sum" or "mean", got \'max\''):
+        pomona.quantize.centroid_grad(grad, codes, 4, reduction="max")
+
+
+def test_lookup_writes_into_a_given_tensor():
+    book, codes = torch.tensor([1.0, 2.0]), torch.tensor([1, 0, 1], dtype=torch.uint8)
+    out = torch.empty(3)
+    version = out._version
+    assert pomona.quantize.lookup(book, codes, (3,), out=out) is out
+    assert out.tolist() == [2.0, 1.0, 2.0]
+    assert out._version > version
+    with pytest.raises(pomona.InvalidArgument, match=r"`out` of torch\.float32 \[3\]"):
+        pomona.quantize.lookup(book, codes, (3,), out=torch.empty(4))
+    with pytest.raises(ValueError, match="`out` to be contiguous"):
+        lookup_into(torch.empty(6)[::2], book, codes)
+    with pytest.raises(RuntimeError, match="not to require gradients"):
+        pomona.quantize.lookup(book.requires_grad_(), codes, (3,), out=out)
+
+
+def test_groups_that_do_not_fit_are_refused():
+    codes = torch.zeros(10, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"`group` to be 0 \(all\) or more, got -1"):
+        lookup(torch.ones(2), codes, (10,), group=-1)
+    with pytest.raises(ValueError, match=r"2 dimensions \[groups, k\], got 1"):
+        lookup(torch.ones(2), codes, (10,), group=4)
+    with pytest.raises(ValueError, match=r"of 3 rows \(10 elements in groups of 4\), got 2"):
+        lookup(torch.ones(2, 2), codes, (10,), group=4)
+    with pytest.raises(ValueError, match=r"in 0\.\.255 for codes of 8 bits and the zero, got 256"):
+        lookup(torch.ones(256), codes, (10,), has_zero=True)
 
 
 @pytest.mark.parametrize("size", [2**16 - 1, 2**16, 2**16 + 1, 200_003])
@@ -185,6 +247,24 @@ def test_operators_pass_opcheck(bits, dtype):
     torch.library.opcheck(lookup, (book, packed, (13,)), {"bits": bits})
     torch.library.opcheck(lookup, (book, packed, (13,)), {"bits": bits, "dtype": torch.float64})
     torch.library.opcheck(centroid_grad, (grad, packed, k), {"bits": bits})
+    out = torch.empty(13, dtype=dtype)
+    torch.library.opcheck(lookup_into, (out, book.detach(), packed), {"bits": bits})
+
+
+@pytest.mark.parametrize("group", [0, 4, 5])
+@pytest.mark.parametrize("has_zero", [False, True])
+def test_operators_with_groups_and_a_zero_pass_opcheck(group, has_zero):
+    codes = torch.randint(0, 4, (3, 4), dtype=torch.uint8)
+    k = 4 - has_zero
+    shape = (-(-12 // group), k) if group else (k,)
+    book = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    options = {"group": group, "has_zero": has_zero}
+    torch.library.opcheck(lookup, (book, codes, (3, 4)), options)
+    torch.library.opcheck(centroid_grad, (grad, codes, k), options)
+    assert torch.autograd.gradcheck(lambda b: lookup(b, codes, (3, 4), **options), book)
+    assert torch.autograd.gradgradcheck(lambda b: lookup(b, codes, (3, 4), **options), book)
+    assert torch.autograd.gradcheck(lambda g: centroid_grad(g, codes, k, **options), grad)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
