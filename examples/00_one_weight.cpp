@@ -90,8 +90,9 @@ pomona::Mask prune(std::vector<float>& matrix) {
 pomona::Weight share(const std::vector<float>& matrix, const pomona::Mask& mask) {
   const auto values = kept_values(matrix, mask);
   pomona::Weight weight{.name = "fc", .shape = {kRows, kCols}, .mask = mask};
-  weight.codebook = pomona::fit_codebook(values, kCentroids);
-  weight.codes = pomona::assign_codes(values, weight.codebook);
+  const pomona::Codebook codebook = pomona::fit_codebook(values, kCentroids);
+  weight.codebook = codebook.entries;
+  weight.codes = pomona::assign_codes(values, codebook);
   std::printf("\n3. Shared: a codebook by k-means, a code for each kept weight\n   codebook");
   for (const float centroid : weight.codebook) std::printf("%s", printable(centroid).c_str());
   std::printf("\n   codes   ");

@@ -119,7 +119,7 @@ void SharedLinearImpl::pretty_print(std::ostream& stream) const {
 
 at::Tensor SharedLinearImpl::weight() const {
   const at::Tensor entries = has_zero ? at::constant_pad_nd(codebook, {1, 0}) : codebook;
-  return lookup(entries, codes, {out_features, in_features}, bits);
+  return lookup(entries, codes, {out_features, in_features}, {bits});
 }
 
 at::Tensor SharedLinearImpl::forward(const at::Tensor& input) {

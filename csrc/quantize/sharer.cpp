@@ -2,17 +2,19 @@
 #include "pomona/quantize.h"
 
 #include "base/text.h"
-#include "quantize/kmeans_kernel.h"
+#include "quantize/clusters.h"
+#include "quantize/share_weight.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/all.h>
 #include <ATen/ops/equal.h>
-#include <ATen/ops/isfinite.h>
-#include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 namespace pomona {
 namespace {
@@ -24,51 +26,52 @@ bool is_float_dtype(at::ScalarType dtype) {
          dtype == at::kDouble;
 }
 
-template <class Element>
-std::span<const Element> span_of(const at::Tensor& tensor) {
-  return {tensor.const_data_ptr<Element>(), static_cast<size_t>(tensor.numel())};
-}
-
-// A CPU tensor that owns its values.
-template <class Element>
-at::Tensor to_tensor(const std::vector<Element>& values) {
-  return at::tensor(values, c10::CppTypeToScalarType<Element>::value);
-}
-
 // The weight that a codebook of entries means, in the dtype and shape of `like`.
-at::Tensor lookup_like(const at::Tensor& entries, const at::Tensor& codes, const at::Tensor& like) {
-  return lookup(entries, codes, like.sizes(), kMaxBits, like.scalar_type());
+at::Tensor lookup_like(const at::Tensor& entries, const Sharer::Clusters& clusters,
+                       const at::Tensor& like) {
+  return lookup(entries, clusters.codes, like.sizes(),
+                {kMaxBits, clusters.group, false, like.scalar_type()});
 }
 
-// Bit for bit: -0.0 is not 0.0 here, and a file would count it as a kept weight.
-bool has_same_bits(const at::Tensor& a, const at::Tensor& b) {
-  const auto bits = a.element_size() == 2   ? at::kShort
-                    : a.element_size() == 4 ? at::kInt
-                                            : at::kLong;
-  return at::equal(a.view(bits), b.view(bits));
+// [groups, k] as lookup takes it.
+at::Tensor as_codebook(const at::Tensor& rows, const Sharer::Clusters& clusters) {
+  return clusters.group > 0 ? rows : rows.flatten();
 }
 
-// Ascending centroids as `dtype` holds them, each once: bfloat16 has room for few between 1 and 2.
-std::vector<float> rounded(const std::vector<float>& centroids, at::ScalarType dtype) {
-  const at::Tensor narrow = to_tensor(centroids).to(dtype).to(at::kFloat);
-  const auto values = span_of<float>(narrow);
-  std::vector<float> distinct(values.begin(), values.end());
-  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
-  return distinct;
+// One member of each cluster, 0 for the frozen and the empty.
+at::Tensor firsts(const at::Tensor& values, const Sharer::Clusters& clusters) {
+  const at::Tensor members = values.take(clusters.first.clamp_min(0));
+  return as_codebook(at::where(clusters.first.ge(0), members, at::zeros_like(members)), clusters);
+}
+
+void check_rule(const Share& rule, const std::string& name) {
+  const auto refuse = [&](const char* what, const char* condition, auto got) {
+    throw InvalidArgument(
+        text("Sharer: expected `", what, "` of `", name, "` ", condition, ", got ", got, "."));
+  };
+  if (rule.bits < 1 || rule.bits > kMaxBits) refuse("bits", "in 1..8", rule.bits);
+  const int most = 1 << rule.bits;
+  if (rule.codes < 0 || rule.codes > most) {
+    refuse("codes", text("in 1..", most, " (or 0: all)").c_str(), rule.codes);
+  }
+  if (rule.group < Share::kPerChannel) {
+    refuse("group", "to be 1 or more, 0 (all) or -1 (channels)", rule.group);
+  }
+  if (!(rule.rate >= 0) || std::isinf(rule.rate)) {
+    refuse("rate", "to be finite and not negative", rule.rate);
+  }
 }
 
 }  // namespace
 
 Sharer::Sharer(std::vector<Ruled<Share>> parameters, Reduction reduction) : reduction_(reduction) {
   for (const auto& [parameter, rule] : parameters) {
-    if (rule.bits < 1 || rule.bits > kMaxBits) {
-      throw InvalidArgument(
-          text("Sharer: expected `bits` of `", parameter.name, "` in 1..8, got ", rule.bits, "."));
-    }
+    check_rule(rule, parameter.name);
     if (std::find(names_.begin(), names_.end(), parameter.name) != names_.end()) {
       throw InvalidArgument(
           text("Sharer: expected every name once, got `", parameter.name, "` twice."));
     }
+    group_of(rule, parameter.shape, parameter.name);  // may refuse
     names_.push_back(parameter.name);
     shapes_.push_back(parameter.shape);
     rules_.push_back(rule);
@@ -79,19 +82,12 @@ Sharer::Sharer(std::vector<Ruled<Share>> parameters, Reduction reduction) : redu
 void Sharer::release() {
   is_shared_ = false;
   clusters_.clear();
-  for (const auto& shape : shapes_) {
-    clusters_.push_back(make_clusters(at::zeros(shape, at::kByte), 0, false));
+  for (size_t i = 0; i < names_.size(); ++i) {
+    const int64_t group = group_of(rules_[i], shapes_[i], names_[i]);
+    clusters_.push_back(clusters_of(at::zeros(shapes_[i], at::kByte), 0, group, false));
   }
   on_device_ = clusters_;
   pooled_.assign(names_.size(), std::nullopt);
-}
-
-// Clusters
-
-// REQUIRES: codes is a contiguous CPU tensor. k == 0: no clusters yet.
-Sharer::Clusters Sharer::make_clusters(const at::Tensor& codes, int64_t k, bool has_zero) {
-  const Members members = k == 0 ? Members{} : members_of(span_of<uint8_t>(codes), k);
-  return {codes, to_tensor(members.first), to_tensor(members.counts), k, has_zero};
 }
 
 const Sharer::Clusters& Sharer::clusters_on(size_t i, const at::Device& device) const {
@@ -103,25 +99,6 @@ const Sharer::Clusters& Sharer::clusters_on(size_t i, const at::Device& device) 
     cached.counts = cached.counts.to(device);
   }
   return cached;
-}
-
-// One member of each cluster, 0 for the cluster of pruned weights.
-at::Tensor Sharer::firsts(const at::Tensor& values, const Clusters& clusters) {
-  const at::Tensor members = values.take(clusters.first);
-  if (clusters.has_zero) members.select(0, 0).zero_();
-  return members;
-}
-
-// The mean of each cluster in double, as its first member plus the mean distance from it: so
-// members that are equal stay exactly equal, in float64 as well. 0 for pruned weights.
-at::Tensor Sharer::means(const at::Tensor& values, const Clusters& clusters) {
-  const at::Tensor wide = values.to(at::kDouble);
-  const at::Tensor first = firsts(wide, clusters);
-  const at::Tensor distance = wide - lookup_like(first, clusters.codes, wide);
-  const at::Tensor mean =
-      first + centroid_grad(distance, clusters.codes, clusters.k) / clusters.counts;
-  if (clusters.has_zero) mean.select(0, 0).zero_();
-  return mean;
 }
 
 // Sharing
@@ -147,113 +124,160 @@ void Sharer::check_rows(std::span<const Live> live) const {
   }
 }
 
-// The codebook of a weight, of its dtype, and its clusters; nothing is written.
-std::pair<at::Tensor, Sharer::Clusters> Sharer::fit(size_t i, const at::Tensor& weight) const {
-  const at::Tensor dense = weight.detach().to(at::kCPU).contiguous();
-  const at::Tensor values = dense.to(at::kFloat);
-  const auto refuse = [&](const char* condition, const char* got) {
-    throw InvalidArgument(
-        text("Sharer: expected `", names_[i], "` ", condition, ", got ", got, "."));
-  };
-  if (!at::isfinite(dense).all().item<bool>()) refuse("to be finite", "NaN or Inf");
-  if (!at::isfinite(values).all().item<bool>()) refuse("within the range of float32", "more");
-  if (dense.numel() == 0) return {dense, clusters_[i]};
-  const at::Tensor is_kept = dense.ne(0);
-  const at::Tensor kept = values.masked_select(is_kept);
-  if (kept.numel() == 0) refuse("to hold a weight that is not zero", "all zeros");
+struct Sharer::Fitted {
+  std::vector<at::Tensor> codebooks;
+  std::vector<Clusters> clusters;
+};
 
-  const bool has_zero = kept.numel() < dense.numel();
-  const int most = (1 << rules_[i].bits) - (has_zero ? 1 : 0);
-  auto centroids = rounded(fit_codebook(span_of<float>(kept), most), dense.scalar_type());
-  const auto kept_codes = assign_used_codes(span_of<float>(kept), centroids);
-  if (has_zero) centroids.insert(centroids.begin(), 0.0F);
-  const at::Tensor codes = at::zeros(dense.sizes(), at::kByte);
-  codes.masked_scatter_(is_kept, to_tensor(kept_codes) + (has_zero ? 1 : 0));
-
-  Clusters clusters = make_clusters(codes, static_cast<int64_t>(centroids.size()), has_zero);
-  const at::Tensor codebook = to_tensor(centroids).to(dense.scalar_type());
-  const at::Tensor error =
-      dense.to(at::kDouble) - lookup(codebook, codes, dense.sizes(), kMaxBits, at::kDouble);
-  clusters.squared_error = error.square().sum().item<double>();
-  return {codebook, std::move(clusters)};
+// All codebooks and codes; nothing is written.
+Sharer::Fitted Sharer::fit(std::span<const Live> live,
+                           std::span<const at::Tensor> importance) const {
+  check_rows(live);
+  if (!importance.empty() && importance.size() != names_.size()) {
+    throw InvalidArgument(text("Sharer: expected the importance of ", names_.size(),
+                               " parameters, got ", importance.size(), "."));
+  }
+  Fitted fitted;
+  for (size_t i = 0; i < live.size(); ++i) {
+    const at::Tensor own = importance.empty() ? at::Tensor() : importance[i];
+    if (own.defined() && own.sizes() != live[i].weight.sizes()) {
+      throw InvalidArgument(text("Sharer: expected the importance of `", names_[i], "` of shape ",
+                                 live[i].weight.sizes(), ", got ", own.sizes(), "."));
+    }
+    auto [codebook, clusters] = share_weight(live[i].weight, rules_[i], own, names_[i]);
+    fitted.codebooks.push_back(std::move(codebook));
+    fitted.clusters.push_back(std::move(clusters));
+  }
+  return fitted;
 }
 
-bool Sharer::assign(std::span<const Live> live) {
-  const at::NoGradGuard no_grad;
-  check_rows(live);
-  if (is_shared_) {
-    check(live);
-    return false;
-  }
-  std::vector<at::Tensor> codebooks;
-  std::vector<Clusters> fitted;
-  for (size_t i = 0; i < live.size(); ++i) {
-    auto [codebook, clusters] = fit(i, live[i].weight);
-    codebooks.push_back(std::move(codebook));
-    fitted.push_back(std::move(clusters));
-  }
-  clusters_ = std::move(fitted);  // from here on nothing is refused
+// Nothing is refused any more.
+void Sharer::adopt(Fitted fitted, std::span<const Live> live) {
+  clusters_ = std::move(fitted.clusters);
   on_device_ = clusters_;
+  pooled_.assign(names_.size(), std::nullopt);
   is_shared_ = true;
   for (size_t i = 0; i < live.size(); ++i) {
     const auto& [weight, state] = live[i];
     if (weight.numel() == 0) continue;
     const Clusters& clusters = clusters_on(i, weight.device());
-    weight.copy_(lookup_like(codebooks[i].to(weight.device()), clusters.codes, weight));
+    weight.copy_(lookup_like(fitted.codebooks[i].to(weight.device()), clusters, weight));
     for (const auto& [name, value] : state) {
       if (!is_float_dtype(value.scalar_type()) || value.sizes() != weight.sizes()) continue;
-      value.copy_(lookup_like(means(value, clusters), clusters.codes, value));
+      pool_gradients_({value}, {clusters.codes}, {clusters.counts}, {clusters.group}, true);
     }
   }
+}
+
+bool Sharer::assign(std::span<const Live> live, std::span<const at::Tensor> importance) {
+  const at::NoGradGuard no_grad;
+  if (is_shared_) {
+    check(live);
+    return false;
+  }
+  adopt(fit(live, importance), live);
   return true;
+}
+
+void Sharer::reassign(std::span<const Live> live, std::span<const at::Tensor> importance) {
+  const at::NoGradGuard no_grad;
+  adopt(fit(live, importance), live);
+}
+
+void Sharer::round(std::span<const Live> live) {
+  const at::NoGradGuard no_grad;
+  check_rows(live);
+  if (!is_shared_) return;
+  for (size_t i = 0; i < live.size(); ++i) {
+    const at::Tensor& weight = live[i].weight;
+    if (rules_[i].entries == EntryType::kSame || weight.numel() == 0) continue;
+    const Clusters& clusters = clusters_on(i, weight.device());
+    const at::Tensor rows = firsts(weight, clusters).reshape(clusters.first.sizes());
+    const at::Tensor wide = rows.to(at::kCPU, at::kFloat).contiguous();
+    auto* entries = wide.mutable_data_ptr<float>();
+    for (int64_t g = 0; g < wide.size(0); ++g, entries += wide.size(1)) {
+      const auto rounded =
+          round_entries({entries, static_cast<size_t>(wide.size(1))}, rules_[i].entries);
+      std::copy(rounded.begin(), rounded.end(), entries);
+    }
+    weight.copy_(lookup_like(as_codebook(wide.to(rows.options()), clusters), clusters, weight));
+  }
 }
 
 // Training
 
-void Sharer::pool(size_t i, const at::Tensor& weight) {
-  const at::Tensor& gradient = weight.grad();
-  if (!is_shared_ || !gradient.defined() || gradient.numel() == 0) return;
-  if (pooled_[i] && pooled_[i]->_unsafe_get_target() == gradient.unsafeGetTensorImpl()) return;
-  if (gradient.layout() != at::kStrided) {
-    throw InvalidArgument(text("Sharer: expected the gradient of `", names_[i],
-                               "` to be dense, got ", gradient.layout(),
-                               ". Make the layer with sparse=False."));
+void Sharer::pool(std::span<const size_t> which, at::TensorList weights) {
+  if (!is_shared_) return;
+  std::vector<at::Tensor> gradients, codes, counts;
+  std::vector<int64_t> groups;
+  std::vector<size_t> indices;
+  for (size_t j = 0; j < which.size(); ++j) {
+    const size_t i = which[j];
+    const at::Tensor& gradient = weights[j].grad();
+    if (!gradient.defined() || gradient.numel() == 0) continue;
+    if (pooled_[i] && pooled_[i]->_unsafe_get_target() == gradient.unsafeGetTensorImpl()) continue;
+    if (gradient.layout() != at::kStrided) {
+      throw InvalidArgument(text("Sharer: expected the gradient of `", names_[i],
+                                 "` to be dense, got ", gradient.layout(),
+                                 ". Make the layer with sparse=False."));
+    }
+    const Clusters& clusters = clusters_on(i, gradient.device());
+    gradients.push_back(gradient);
+    codes.push_back(clusters.codes);
+    counts.push_back(clusters.counts);
+    groups.push_back(clusters.group);
+    indices.push_back(i);
   }
-  const at::NoGradGuard no_grad;
-  const Clusters& clusters = clusters_on(i, gradient.device());
-  const at::Tensor sums = centroid_grad(gradient, clusters.codes, clusters.k);
-  if (reduction_ == Reduction::kMean) sums.div_(clusters.counts);
-  if (clusters.has_zero) sums.select(0, 0).zero_();
-  gradient.copy_(lookup_like(sums, clusters.codes, gradient));
-  pooled_[i].emplace(gradient.getIntrusivePtr());
-}
-
-void Sharer::pool(std::span<const Live> live) {
-  check_rows(live);
-  for (size_t i = 0; i < live.size(); ++i) pool(i, live[i].weight);
+  pool_gradients_(gradients, codes, counts, groups, reduction_ == Reduction::kMean);
+  for (size_t j = 0; j < indices.size(); ++j) {
+    pooled_[indices[j]].emplace(gradients[j].getIntrusivePtr());
+  }
 }
 
 void Sharer::expect_gradient(size_t i) {
   pooled_[i].reset();
 }
 
-void Sharer::keep(size_t i, const at::Tensor& weight) {
-  pooled_[i].reset();
-  if (!is_shared_ || weight.numel() == 0) return;
-  const at::NoGradGuard no_grad;
-  const Clusters& clusters = clusters_on(i, weight.device());
-  // An element-wise optimizer gives equal members equal bits, so this is the usual end. Not asked
-  // of a GPU, which would have to be waited for.
-  if (weight.is_cpu() &&
-      has_same_bits(weight, lookup_like(firsts(weight, clusters), clusters.codes, weight))) {
-    return;
+void Sharer::keep(std::span<const size_t> which, at::TensorList weights) {
+  for (const size_t i : which) pooled_[i].reset();
+  if (!is_shared_) return;
+  std::vector<at::Tensor> written, codes, counts, first;
+  std::vector<int64_t> groups;
+  for (size_t j = 0; j < which.size(); ++j) {
+    if (weights[j].numel() == 0) continue;
+    const Clusters& clusters = clusters_on(which[j], weights[j].device());
+    written.push_back(weights[j]);
+    codes.push_back(clusters.codes);
+    counts.push_back(clusters.counts);
+    first.push_back(clusters.first);
+    groups.push_back(clusters.group);
   }
-  weight.copy_(lookup_like(means(weight, clusters), clusters.codes, weight));
+  snap_weights_(written, codes, counts, first, groups);
+}
+
+namespace {
+
+// All parameters, in their order.
+std::pair<std::vector<size_t>, std::vector<at::Tensor>> all_of(std::span<const Live> live) {
+  std::vector<size_t> which(live.size());
+  std::iota(which.begin(), which.end(), size_t{0});
+  std::vector<at::Tensor> weights;
+  for (const Live& row : live) weights.push_back(row.weight);
+  return {std::move(which), std::move(weights)};
+}
+
+}  // namespace
+
+void Sharer::pool(std::span<const Live> live) {
+  check_rows(live);
+  const auto [which, weights] = all_of(live);
+  pool(which, weights);
 }
 
 void Sharer::keep(std::span<const Live> live) {
   check_rows(live);
-  for (size_t i = 0; i < live.size(); ++i) keep(i, live[i].weight);
+  const auto [which, weights] = all_of(live);
+  keep(which, weights);
 }
 
 void Sharer::check(std::span<const Live> live) const {
@@ -265,7 +289,7 @@ void Sharer::check(std::span<const Live> live) const {
     const at::Tensor& weight = live[i].weight;
     if (weight.numel() == 0) continue;
     const Clusters& clusters = clusters_on(i, weight.device());
-    const at::Tensor expected = lookup_like(firsts(weight, clusters), clusters.codes, weight);
+    const at::Tensor expected = lookup_like(firsts(weight, clusters), clusters, weight);
     const auto count = weight.ne(expected).sum().item<int64_t>();
     if (count > 0) left.push_back(text("`", names_[i], "` (", count, " of ", weight.numel(), ")"));
   }
@@ -276,7 +300,9 @@ void Sharer::check(std::span<const Live> live) const {
 }
 
 at::Tensor Sharer::codebook(size_t i, const at::Tensor& weight) const {
-  return firsts(weight.detach(), clusters_on(i, weight.device()));
+  const Clusters& clusters = clusters_on(i, weight.device());
+  if (clusters.k == 0) return at::zeros({0}, weight.options());
+  return firsts(weight.detach(), clusters);
 }
 
 std::vector<ShareReport> Sharer::report() const {
@@ -284,90 +310,19 @@ std::vector<ShareReport> Sharer::report() const {
   for (size_t i = 0; i < names_.size(); ++i) {
     const Clusters& clusters = clusters_[i];
     const int64_t size = clusters.codes.numel();
-    const auto pruned =
-        clusters.has_zero ? static_cast<int64_t>(clusters.counts.const_data_ptr<double>()[0]) : 0;
-    lines.push_back({names_[i], size, size - pruned, clusters.k - (clusters.has_zero ? 1 : 0),
-                     clusters.squared_error});
+    ShareReport line{names_[i], size, size, 0, 0, 0.0, clusters.squared_error};
+    if (clusters.k > 0) {
+      const at::Tensor by_code = clusters.counts.sum(0);  // of all groups
+      const auto kept = by_code.sum().item<double>();
+      const at::Tensor shares = by_code.masked_select(by_code.gt(0)) / kept;
+      line.kept = static_cast<int64_t>(kept);
+      line.centroids = clusters.k - (clusters.has_zero ? 1 : 0);
+      line.groups = clusters.counts.size(0);
+      line.entropy = -(shares * shares.log2()).sum().item<double>() + 0.0;
+    }
+    lines.push_back(std::move(line));
   }
   return lines;
-}
-
-// State
-
-Sharer::Snapshot Sharer::state() const {
-  Snapshot snapshot{is_shared_, reduction_, {}};
-  for (size_t i = 0; i < names_.size(); ++i) {
-    const Clusters& clusters = clusters_[i];
-    snapshot.parameters.push_back(
-        {names_[i], clusters.codes.clone(), clusters.k, clusters.has_zero, clusters.squared_error});
-  }
-  return snapshot;
-}
-
-// The clusters of an entry whose name and shape fit. Throws unless each of its k codes is used, and
-// no other.
-Sharer::Clusters Sharer::check_entry(size_t i, const Snapshot::Entry& entry) const {
-  const at::Tensor codes = entry.codes.to(at::kCPU).contiguous().clone();
-  const int64_t most = int64_t{1} << rules_[i].bits;
-  if (entry.k < (codes.numel() == 0 ? 0 : 1) || entry.k > most) {
-    throw InvalidArgument(text("Sharer.load_state: expected `", names_[i], "` to have 1 to ", most,
-                               " codes, got ", entry.k,
-                               ". Make the sharer with the rules that made the state."));
-  }
-  const auto bytes = span_of<uint8_t>(codes);
-  const bool is_below = std::all_of(bytes.begin(), bytes.end(),
-                                    [&](uint8_t code) { return int64_t{code} < entry.k; });
-  Clusters clusters;
-  if (is_below) clusters = make_clusters(codes, entry.k, entry.has_zero);
-  if (!is_below || !clusters.counts.gt(0).all().item<bool>()) {
-    throw InvalidArgument(text("Sharer.load_state: expected the codes of `", names_[i],
-                               "` to be 0 to ", entry.k - 1,
-                               ", each used, got others. The state is damaged."));
-  }
-  clusters.squared_error = entry.squared_error;
-  return clusters;
-}
-
-// The entry of each parameter. Throws, listing every name and shape that differs.
-std::vector<const Sharer::Snapshot::Entry*> Sharer::match_entries(const Snapshot& snapshot) const {
-  std::vector<std::string> differences;
-  std::vector<const Snapshot::Entry*> entries(names_.size(), nullptr);
-  for (const auto& entry : snapshot.parameters) {
-    const auto found = std::find(names_.begin(), names_.end(), entry.name);
-    if (found == names_.end()) {
-      differences.push_back(text("unexpected `", entry.name, "`"));
-      continue;
-    }
-    const auto i = static_cast<size_t>(found - names_.begin());
-    entries[i] = &entry;
-    const at::IntArrayRef shape(shapes_[i]);
-    if (entry.codes.scalar_type() == at::kByte && entry.codes.sizes() == shape) continue;
-    differences.push_back(text("`", entry.name, "` ", entry.codes.scalar_type(), " ",
-                               entry.codes.sizes(), " instead of Byte ", shape));
-  }
-  for (size_t i = 0; i < names_.size(); ++i) {
-    if (entries[i] == nullptr) differences.push_back(text("missing `", names_[i], "`"));
-  }
-  if (differences.empty()) return entries;
-  throw InvalidArgument(text("Sharer.load_state: expected the codes of this model's parameters, ",
-                             "got: ", join(differences), "."));
-}
-
-void Sharer::load_state(const Snapshot& snapshot) {
-  const auto entries = match_entries(snapshot);
-  if (!snapshot.is_shared) return release();
-  if (snapshot.reduction != reduction_) {
-    const auto name = [](Reduction r) { return r == Reduction::kMean ? "mean" : "sum"; };
-    throw InvalidArgument(text("Sharer.load_state: expected reduction \"", name(reduction_),
-                               "\" as the sharer was made with, got \"", name(snapshot.reduction),
-                               "\"."));
-  }
-  std::vector<Clusters> loaded;
-  for (size_t i = 0; i < names_.size(); ++i) loaded.push_back(check_entry(i, *entries[i]));
-  clusters_ = std::move(loaded);
-  on_device_ = clusters_;
-  pooled_.assign(names_.size(), std::nullopt);
-  is_shared_ = true;
 }
 
 }  // namespace pomona

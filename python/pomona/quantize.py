@@ -9,10 +9,11 @@ a codebook ``Parameter``. ``lookup`` and ``centroid_grad`` are the operators tha
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ import torch
 from . import _C
 from ._shell import GradientHooks, Shell, named_owners, resolve, unwrap_optimizers
 from .nn import SharedLinear
-from .rules import Rules, Share
+from .rules import FITS, Rules, Share
 
 __all__ = ["ShareReport", "Sharer", "centroid_grad", "fit_codebook", "lookup"]
 
@@ -41,33 +42,57 @@ def lookup(
     shape: Sequence[int],
     *,
     bits: int = 8,
+    group: int = 0,
+    has_zero: bool = False,
     dtype: torch.dtype | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``weight[i] = codebook[codes[i]]``; differentiable in the codebook (thesis §4.2).
 
     Args:
-        codebook: ``[k]``, floating-point, k at most ``2**bits``.
+        codebook: ``[k]``, floating-point, k at most ``2**bits``; ``[groups, k]`` where ``group`` is
+            not 0.
         codes: uint8, packed codes of ``bits`` bits, low bits first, row-major.
         shape: of the weight.
         bits: 1, 2, 4 or 8.
+        group: weights in a row (row-major) that share a codebook; 0: all.
+        has_zero: code 0 is 0.0 and stands in no codebook: entry j has code j + 1.
         dtype: of the weight; the codebook's when None.
+        out: written to and returned (then nothing is differentiable); contiguous, of that shape and
+            dtype.
 
     Returns:
         The weight ``shape``; NaN where a code is outside the codebook.
 
     Raises:
-        ValueError: a size or ``bits`` does not fit.
+        ValueError: a size, ``bits`` or ``group`` does not fit.
         TypeError: a dtype or a device does not fit.
 
     >>> lookup(torch.tensor([0.0, 1.5]), torch.tensor([0b0110], dtype=torch.uint8), (2, 2), bits=1)
     tensor([[0.0000, 1.5000],
             [1.5000, 0.0000]])
     """
-    return torch.ops.pomona.lookup(codebook, codes, shape, bits=bits, dtype=dtype)
+    options = {"bits": bits, "group": group, "has_zero": has_zero}
+    if out is None:
+        return torch.ops.pomona.lookup(codebook, codes, shape, **options, dtype=dtype)
+    if out.shape != torch.Size(shape) or out.dtype != (dtype or codebook.dtype):
+        raise _C.InvalidArgument(
+            f"lookup: expected `out` of {dtype or codebook.dtype} {list(shape)}, "
+            f"got {out.dtype} {list(out.shape)}."
+        )
+    torch.ops.pomona.lookup_into_(out, codebook, codes, **options)
+    return out
 
 
 def centroid_grad(
-    grad: torch.Tensor, codes: torch.Tensor, k: int, *, bits: int = 8
+    grad: torch.Tensor,
+    codes: torch.Tensor,
+    k: int,
+    *,
+    bits: int = 8,
+    group: int = 0,
+    has_zero: bool = False,
+    reduction: Literal["sum", "mean"] = "sum",
 ) -> torch.Tensor:
     """The sum of ``grad`` over each cluster (thesis eq. 4.3).
 
@@ -76,35 +101,64 @@ def centroid_grad(
     Args:
         grad: any shape, floating-point.
         codes: uint8, the packed codes of its elements, row-major.
-        k: entries of the codebook, at most ``2**bits``.
+        k: entries of a codebook, at most ``2**bits``.
         bits: 1, 2, 4 or 8.
+        group: elements in a row that share a codebook; 0: all.
+        has_zero: code 0 stands in no codebook, and is dropped.
+        reduction: "mean" divides by the members of the cluster (0 where there are none).
 
     Returns:
-        ``[k]`` float32 (float64 for a float64 ``grad``); codes from k on are dropped.
-        Differentiable in ``grad``.
+        ``[k]``, or ``[groups, k]`` where ``group`` is not 0, float32 (float64 for a float64
+        ``grad``); codes from k on are dropped. Differentiable in ``grad``.
 
     Raises:
-        ValueError: a size, ``k`` or ``bits`` does not fit.
+        ValueError: a size, ``k``, ``bits``, ``group`` or ``reduction`` does not fit.
         TypeError: a dtype or a device does not fit.
 
     >>> centroid_grad(torch.ones(3), torch.tensor([1, 0, 1], dtype=torch.uint8), 2)
     tensor([1., 2.])
     """
-    return torch.ops.pomona.centroid_grad(grad, codes, k, bits=bits)
+    if reduction not in ("sum", "mean"):
+        raise _C.InvalidArgument(
+            f'centroid_grad: expected `reduction` to be "sum" or "mean", got {reduction!r}.'
+        )
+    options = {"bits": bits, "group": group, "has_zero": has_zero}
+    sums = torch.ops.pomona.centroid_grad(grad, codes, k, **options)
+    if reduction == "sum":
+        return sums
+    ones = torch.ones_like(grad, dtype=sums.dtype, requires_grad=False)
+    members = torch.ops.pomona.centroid_grad(ones, codes, k, **options)
+    return sums / members.clamp_min(1)
 
 
-def fit_codebook(tensor: torch.Tensor, k: int) -> torch.Tensor:
-    """At most k centroids: Lloyd's k-means from the thesis's linear initialization (§4.3).
+def fit_codebook(
+    tensor: torch.Tensor,
+    k: int,
+    *,
+    fit: str = "exact",
+    importance: torch.Tensor | None = None,
+    rate: float = 0.0,
+    seed: int = 0,
+) -> torch.Tensor:
+    """At most k centroids of the elements of a tensor (thesis §4.3).
 
     Args:
         tensor: floating-point, any shape and device.
         k: 1 to 256.
+        fit: "exact": the least sum of importance * (v - c)^2 that k centroids can have (to 1e-6 of
+            it for more than 4 million float32 values); or Lloyd's algorithm from "linear",
+            "density", "forgy" or "kmeans++"; see ``pomona.Share``.
+        importance: of each element, not negative, such as ``pomona.fisher`` gives; None: 1.
+        rate: see ``pomona.Share``.
+        seed: of "forgy" and "kmeans++".
 
     Returns:
         float32, CPU, ascending; the distinct values themselves when there are at most k.
 
     Raises:
-        InvalidArgument: k outside 1..256, no values, NaN or Inf, or not a floating-point tensor.
+        InvalidArgument: k outside 1..256, no values, NaN or Inf, not a floating-point tensor, an
+            unknown ``fit``, or an importance that is negative, not finite, zero everywhere or of
+            another shape.
 
     >>> fit_codebook(torch.tensor([0.0, 0.2, 0.9, 1.1]), 2)
     tensor([0.1000, 1.0000])
@@ -114,7 +168,20 @@ def fit_codebook(tensor: torch.Tensor, k: int) -> torch.Tensor:
         raise _C.InvalidArgument(
             f"fit_codebook: expected `tensor` to be a floating-point tensor, got {kind}."
         )
-    return _C.fit_codebook(tensor.detach().to("cpu", torch.float32).contiguous(), k)
+    if fit not in FITS:
+        raise _C.InvalidArgument(
+            f"fit_codebook: expected `fit` to be one of {', '.join(FITS)}, got {fit!r}."
+        )
+    if importance is not None and importance.shape != tensor.shape:
+        raise _C.InvalidArgument(
+            f"fit_codebook: expected `importance` of shape {list(tensor.shape)}, "
+            f"got {list(importance.shape)}."
+        )
+    dtype = torch.float32 if tensor.dtype == torch.float64 else tensor.dtype
+    values = tensor.detach().to("cpu", dtype).contiguous()
+    if importance is not None:
+        importance = importance.detach().to("cpu", torch.float32).contiguous()
+    return _C.fit_codebook(values, k, FITS.index(fit), seed, float(rate), importance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +192,9 @@ class ShareReport:
         name: the parameter.
         size: its weights.
         kept: those that are not pruned.
-        centroids: values that the kept ones take; 0 before sharing.
+        centroids: values of a codebook that the kept ones take; 0 before sharing.
+        groups: codebooks; 0 before sharing.
+        entropy: bits that an ideal coder takes for the code of a kept weight.
         squared_error: sum of (w - c)^2 when the codes were made.
     """
 
@@ -133,6 +202,8 @@ class ShareReport:
     size: int
     kept: int
     centroids: int
+    groups: int
+    entropy: float
     squared_error: float
 
 
@@ -183,11 +254,12 @@ class Sharer(Shell):
             raise _C.InvalidArgument(
                 f'Sharer: expected `reduction` to be "mean" or "sum", got {reduction!r}.'
             )
-        rows = [(name, shape, rule.bits) for name, shape, rule in resolve(model, rules, Share)]
+        rows = [(name, shape, rule._row()) for name, shape, rule in resolve(model, rules, Share)]
         self._reduction = reduction
         self._core = _C.Sharer(rows, reduction == "sum")
         self._gradients = GradientHooks(self._on_gradient)
         self._is_finalized = False
+        self._is_free = False
         self._find_owners()
         if optimizer is not None:
             self.attach(optimizer)
@@ -216,19 +288,63 @@ class Sharer(Shell):
         for inner in self._optimizers:
             self._handles.append(inner.register_step_pre_hook(self._pool_after_closure))
 
-    def step(self) -> bool:
+    def step(self, importance: Mapping[str, torch.Tensor] | None = None) -> bool:
         """Share on the first call; on later ones check that no weight has left its codebook.
+
+        Args:
+            importance: how much each weight matters, by name (``pomona.fisher``): codebooks then
+                minimise the sum of importance * (w - c)^2. Parameters without one weigh the same.
 
         Returns:
             Whether it shared.
 
         Raises:
-            InvalidArgument: NaN or Inf in a weight, a layer of zeros only, or (later) a weight that
-                has left its codebook; each named. Then the model is as it was.
+            InvalidArgument: NaN or Inf in a weight, a layer of zeros only, an importance that does
+                not fit, or (later) a weight that has left its codebook; each named. Then the model
+                is as it was.
         """
         self._check_open("step")
         self._find_owners()
-        return self._core.assign(self._live())
+        return self._core.assign(self._live(), self._importance(importance))
+
+    def reassign_(self, importance: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Fit codebooks and codes anew to the weights as they are now, and write the centroids.
+
+        For schemes that alternate: train freely under :meth:`free`, which ends in this.
+
+        Raises:
+            InvalidArgument: before ``step()``, and as ``step()``.
+        """
+        self._check_open("reassign_")
+        if not self.is_shared:
+            raise _C.InvalidArgument("reassign_: expected a shared model, got none. Call step().")
+        self._find_owners()
+        self._core.reassign(self._live(), self._importance(importance))
+
+    @contextlib.contextmanager
+    def free(self) -> Iterator[None]:
+        """Within it, weights train one by one; at its end they are shared anew.
+
+        Zeros are not kept either, unless a ``Pruner`` keeps them. (With codes fixed, the default,
+        our networks did better than with codes that change at every step.)
+
+        >>> model = torch.nn.Linear(16, 4)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> sharer = Sharer(model, {"*": 2}, optimizer=optimizer)
+        >>> _ = sharer.step()
+        >>> with sharer.free():
+        ...     model(torch.randn(8, 16)).square().mean().backward()
+        ...     optimizer.step()
+        >>> len(model.weight.unique())
+        4
+        """
+        self._check_open("free")
+        self._is_free = True
+        try:
+            yield
+        finally:
+            self._is_free = False
+        self.reassign_()
 
     def pool(self) -> None:
         """Pool the gradients now, before ``clip_grad_norm_``; else the optimizer's step does it.
@@ -238,8 +354,8 @@ class Sharer(Shell):
         """
         weights = self._weights()
         self._gradients.follow(weights)  # to notice that a backward() follows without a step
-        for index, weight in enumerate(weights):
-            self._core.pool(index, weight)
+        if not self._is_free:
+            self._core.pool(list(range(len(weights))), weights)
 
     def report(self) -> list[ShareReport]:
         """One line for each parameter under a rule.
@@ -257,7 +373,8 @@ class Sharer(Shell):
         Code 0 is 0.0 in a pruned layer.
 
         Returns:
-            name -> ``[k]`` of the weight's dtype and device; empty tensors before ``step()``.
+            name -> ``[k]`` of the weight's dtype and device, or ``[groups, k]`` where the rule has
+            a granularity (entries that a group does not use are 0); empty before ``step()``.
         """
         pairs = zip(self.names, self._weights(), strict=True)
         return {name: self._core.codebook(i, w) for i, (name, w) in enumerate(pairs)}
@@ -275,8 +392,8 @@ class Sharer(Shell):
         """
         is_shared, is_sum, entries = self._core.state()
         parameters = {
-            name: {"k": k, "has_zero": has_zero, "squared_error": error}
-            for name, _, k, has_zero, error in entries
+            name: {"k": k, "group": group, "has_zero": has_zero, "squared_error": error}
+            for name, _, k, group, has_zero, error in entries
         }
         history = {
             "is_shared": is_shared,
@@ -307,7 +424,17 @@ class Sharer(Shell):
             ) from None
 
     def finalize(self) -> None:
-        """Let go of the optimizer and forget the codes; the weights stay as they are."""
+        """Let go of the optimizer and forget the codes.
+
+        The weights stay as they are, but for rules with ``entries``: training has moved their
+        centroids, which are rounded once more.
+        """
+        if not self._is_finalized and self.is_shared:
+            self._find_owners()
+            self._core.round(self._live())
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._is_finalized = True
         self._detach()
         self._gradients.remove()
@@ -347,7 +474,7 @@ class Sharer(Shell):
                     "model; make a new one over model.parameters().",
                     stacklevel=2,
                 )
-            self.finalize()
+            self._let_go()
         return names
 
     def _check_open(self, verb: str) -> None:
@@ -357,12 +484,12 @@ class Sharer(Shell):
     # What hooks call
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        for index, weight in self._held_by(optimizer):
-            self._core.pool(index, weight)
+        if not self._is_free:
+            self._core.pool(*self._held_by(optimizer))
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        for index, weight in self._held_by(optimizer):
-            self._core.keep(index, weight)
+        if not self._is_free:
+            self._core.keep(*self._held_by(optimizer))
 
     def _pool_after_closure(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -374,9 +501,9 @@ class Sharer(Shell):
 
         def closure_and_pool() -> Any:
             loss = closure()
-            for index, weight in self._held_by(optimizer):
+            for index in self._held_by(optimizer)[0]:
                 self._core.expect_gradient(index)
-                self._core.pool(index, weight)
+            self._before_step(optimizer)
             return loss
 
         if len(args) > 1:
@@ -386,10 +513,22 @@ class Sharer(Shell):
     def _on_gradient(self, index: int, gradient: torch.Tensor) -> None:
         self._core.expect_gradient(index)
 
-    def _held_by(self, optimizer: torch.optim.Optimizer) -> list[tuple[int, torch.Tensor]]:
+    def _held_by(self, optimizer: torch.optim.Optimizer) -> tuple[list[int], list[torch.Tensor]]:
         """Each optimizer of a list pools and keeps what it steps, and nothing else."""
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        return [(i, w) for i, w in enumerate(self._weights()) if id(w) in held]
+        weights = self._weights()
+        which = [i for i, weight in enumerate(weights) if id(weight) in held]
+        return which, [weights[i] for i in which]
+
+    def _importance(self, given: Mapping[str, torch.Tensor] | None) -> list[torch.Tensor | None]:
+        if given is None:
+            return []
+        if unknown := sorted(set(given) - set(self.names)):
+            raise _C.InvalidArgument(
+                f"Sharer: expected `importance` of parameters under a rule, got {unknown}. "
+                f"Under a rule are {self.names}."
+            )
+        return [given.get(name) for name in self.names]
 
     def _replacements(
         self, model: torch.nn.Module
@@ -428,6 +567,11 @@ class Sharer(Shell):
 
     def _to_layer(self, name: str, linear: torch.nn.Linear, index: int) -> SharedLinear:
         codes = self._core.codes(index)
+        if self._core.group(index) != 0:
+            raise _C.InvalidArgument(
+                f"to_layers_: expected one codebook for `{name}`, got one for each "
+                f"{self._core.group(index)} weights. Share it with granularity='tensor'."
+            )
         fits = codes.shape == linear.weight.shape
         codebook = self._core.codebook(index, linear.weight) if fits else torch.empty(0)
         if not fits or not torch.equal(codebook[codes.long()], linear.weight):
@@ -446,9 +590,10 @@ def _is_replaceable(module: torch.nn.Module) -> bool:
     )
 
 
-def _entry(fields: Mapping[str, Any]) -> tuple[int, bool, float]:
+def _entry(fields: Mapping[str, Any]) -> tuple[int, int, bool, float]:
     return (
         int(fields.get("k", 0)),
+        int(fields.get("group", 0)),
         bool(fields.get("has_zero", False)),
         float(fields.get("squared_error", 0.0)),
     )

@@ -141,26 +141,100 @@ def _piece(granularity: Any) -> tuple[str, int, int]:
     )
 
 
+FITS = ("exact", "linear", "density", "forgy", "kmeans++")
+ENTRIES = ("same", "float16", "bfloat16", "fixed16")
+_PER_CHANNEL = -1
+
+
 @dataclasses.dataclass(frozen=True)
 class Share:
     """How one parameter is shared.
 
     Args:
-        bits: 1 to 8; the parameter gets 2**bits codes, one of them for 0.0 when it has zeros.
+        bits: 1 to 8.
+        codes: 1 to 2**bits codes, one of them for 0.0 when the parameter has zeros; None: 2**bits.
+        granularity: which weights share a codebook: "tensor", "channel" (each index of dimension
+            0 has one) or "group:G" (each G weights in a row, row-major).
+        fit: "exact" is the optimum of the within-cluster sum of squares; "linear", "density" and
+            "forgy" are Lloyd's algorithm from the thesis's initializations (§4.3), "kmeans++" from
+            that of Arthur and Vassilvitskii.
+        entries: what codebook entries are rounded to: "same" (the parameter's dtype), "float16",
+            "bfloat16" or "fixed16" (16 bits and one power of two for a codebook).
+        rate: entropy-constrained assignment: a bit of a code is priced at ``rate`` times the mean
+            squared error that the codebook has without. 0: off; 0.5 to 2 are usual.
+        seed: of "forgy" and "kmeans++".
     """
 
     bits: int
+    codes: int | None = None
+    granularity: str = "tensor"
+    fit: str = "exact"
+    entries: str = "same"
+    rate: float = 0.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse bits outside 1..8."""
-        if not isinstance(self.bits, int) or isinstance(self.bits, bool) or not 1 <= self.bits <= 8:
+        """Refuse what is not a rule."""
+        if not _is_integer(self.bits) or not 1 <= self.bits <= 8:
             raise _C.InvalidArgument(
                 f"Share: expected `bits` to be an integer in 1..8, got {self.bits!r}."
             )
+        most = 2**self.bits
+        if self.codes is not None and (not _is_integer(self.codes) or not 1 <= self.codes <= most):
+            raise _C.InvalidArgument(
+                f"Share: expected `codes` to be an integer in 1..{most} for {self.bits} bits, "
+                f"got {self.codes!r}."
+            )
+        for name, known in (("fit", FITS), ("entries", ENTRIES)):
+            if getattr(self, name) not in known:
+                raise _C.InvalidArgument(
+                    f"Share: expected `{name}` to be one of {', '.join(known)}, "
+                    f"got {getattr(self, name)!r}."
+                )
+        if not _is_number(self.rate) or not 0 <= self.rate < float("inf"):
+            raise _C.InvalidArgument(
+                f"Share: expected `rate` to be finite and not negative, got {self.rate!r}."
+            )
+        if not _is_integer(self.seed) or not 0 <= self.seed < 2**64:
+            raise _C.InvalidArgument(
+                f"Share: expected `seed` to be an integer in 0..2^64-1, got {self.seed!r}."
+            )
+        self._group()
+
+    def _group(self) -> int:
+        if self.granularity == "tensor":
+            return 0
+        if self.granularity == "channel":
+            return _PER_CHANNEL
+        found = isinstance(self.granularity, str) and re.fullmatch(
+            r"group:([1-9]\d{0,17})", self.granularity
+        )
+        if not found:
+            raise _C.InvalidArgument(
+                "Share: expected `granularity` to be 'tensor', 'channel' or 'group:G', "
+                f"got {self.granularity!r}."
+            )
+        return int(found[1])
+
+    def _row(self) -> tuple[Any, ...]:
+        """What the C++ core takes."""
+        return (
+            self.bits,
+            self.codes or 0,
+            self._group(),
+            FITS.index(self.fit),
+            self.seed,
+            ENTRIES.index(self.entries),
+            float(self.rate),
+        )
 
 
 Rule = TypeVar("Rule", Prune, Share)
 Rules = Mapping[str, Any]
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:

@@ -22,17 +22,26 @@
 
 namespace pomona {
 
-// codebook [k] and uint8 codes (packed, `bits` in 1, 2, 4, 8) -> weight `shape`, of `dtype` or the
-// codebook's. Differentiable in the codebook. A code outside the codebook gives NaN, never a wild
-// read. torch.ops.pomona.lookup.
+struct LookupOptions {
+  int64_t bits = 8;       // of a code: 1, 2, 4 or 8
+  int64_t group = 0;      // elements in a row (row-major) that share a codebook; 0: all
+  bool has_zero = false;  // code 0 is 0.0 and no entry of the codebook: entry j has code j + 1
+  std::optional<at::ScalarType> dtype = std::nullopt;  // of the weight; the codebook's when none
+};
+
+// codebook [k] ([groups, k] where options.group > 0) and uint8 codes (packed, low bits first) ->
+// weight `shape`. Differentiable in the codebook. A code outside the codebook gives NaN, never a
+// wild read. torch.ops.pomona.lookup. Throws c10::ValueError or c10::TypeError, as the operator.
 POMONA_API at::Tensor lookup(const at::Tensor& codebook, const at::Tensor& codes,
-                             at::IntArrayRef shape, int64_t bits = 8,
-                             std::optional<at::ScalarType> dtype = std::nullopt);
-// grad (any shape) and the codes of its elements, row-major -> [k]: sums over each cluster,
-// accumulated and returned in float32 (float64 for double): a sum of many halves fits in no half.
-// Deterministic on the CPU. Differentiable in grad. torch.ops.pomona.centroid_grad.
+                             at::IntArrayRef shape, const LookupOptions& options = {});
+// The same into `out` (contiguous), whose shape and dtype it takes; not differentiable.
+POMONA_API void lookup_into_(const at::Tensor& out, const at::Tensor& codebook,
+                             const at::Tensor& codes, const LookupOptions& options = {});
+// grad (any shape) and the codes of its elements, row-major -> [k] or [groups, k]: sums over each
+// cluster, accumulated and returned in float32 (float64 for double): a sum of many halves fits in
+// no half. Deterministic. Differentiable in grad. torch.ops.pomona.centroid_grad.
 POMONA_API at::Tensor centroid_grad(const at::Tensor& grad, const at::Tensor& codes, int64_t k,
-                                    int64_t bits = 8);
+                                    const LookupOptions& options = {});
 
 // What becomes of a cluster's gradients. kSum is the thesis's equation; kMean (the default) divides
 // it by the cluster's size: the projection of the gradient onto "one value per cluster", which
@@ -43,35 +52,49 @@ struct ShareReport {
   std::string name;
   int64_t size = 0;
   int64_t kept = 0;          // nonzeros
-  int64_t centroids = 0;     // the zero of a pruned parameter not counted; 0 before step()
+  int64_t centroids = 0;     // of a codebook, the zero of a pruned parameter not counted; 0 before
+                             // step()
+  int64_t groups = 0;        // codebooks; 0 before step()
+  double entropy = 0;        // bits for the code of a kept weight, as an ideal coder takes them
   double squared_error = 0;  // sum (w - c)^2 when the codes were made
 };
 
 class POMONA_API Sharer {
  public:
-  // Throws InvalidArgument when bits is outside 1..8 or a name stands twice.
+  // Throws InvalidArgument, naming the parameter, for a rule outside what Share says, or a name
+  // that stands twice.
   explicit Sharer(std::vector<Ruled<Share>> parameters, Reduction reduction = Reduction::kMean);
 
-  // Fits a codebook to each parameter's nonzeros, fixes the codes, writes the centroids into the
+  // Fits codebooks to each parameter's nonzeros, fixes the codes, writes the centroids into the
   // weights and pools the optimizer's state (each cluster takes its mean), on the first call; later
   // calls check the invariant. Says whether it shared. Nothing is written when any parameter is
-  // refused. `live` is in the order of names(). Throws InvalidArgument, naming the parameter: NaN,
-  // Inf, all zeros, wrong shape, not floating-point.
-  bool assign(std::span<const Live> live);
+  // refused. `live` is in the order of names(); `importance`: none, or for each parameter a tensor
+  // of its shape (its Fisher information; see FitOptions) or an undefined one. Throws
+  // InvalidArgument, naming the parameter: NaN, Inf, all zeros, wrong shape, not floating-point.
+  bool assign(std::span<const Live> live, std::span<const at::Tensor> importance = {});
 
-  // Replaces each gradient by its cluster's mean or sum; code 0 of a pruned parameter gets 0. After
-  // the last backward() and before clipping or optimizer.step(). A gradient is pooled once: a
-  // second call does nothing until keep(), a new gradient tensor or expect_gradient(). Before
-  // assign() it does nothing. Throws InvalidArgument, naming the parameter, for a sparse gradient.
+  // Takes the weights as they are now, fits codebooks and codes to them anew, and writes the new
+  // centroids; for schemes that alternate between free weights and shared ones. Errors as assign().
+  void reassign(std::span<const Live> live, std::span<const at::Tensor> importance = {});
+
+  // Replaces each gradient by its cluster's mean or sum; pruned weights get 0. After the last
+  // backward() and before clipping or optimizer.step(). A gradient is pooled once: a second call
+  // does nothing until keep(), a new gradient tensor or expect_gradient(). Before assign() it does
+  // nothing. `which`: of names(), the parameters that `weights` are. Throws InvalidArgument, naming
+  // the parameter, for a sparse gradient.
   void pool(std::span<const Live> live);
-  void pool(size_t i, const at::Tensor& weight);
+  void pool(std::span<const size_t> which, at::TensorList weights);
   // More has been accumulated into the gradient of parameter i: the next pool() must pool it again.
   void expect_gradient(size_t i);
 
   // Snaps each cluster to one value (its mean, exact when all members are equal), pruned weights to
   // 0.0 exactly. After optimizer.step().
   void keep(std::span<const Live> live);
-  void keep(size_t i, const at::Tensor& weight);
+  void keep(std::span<const size_t> which, at::TensorList weights);
+
+  // Rounds the centroids in the weights to the rules' entry types once more: training has moved
+  // them.
+  void round(std::span<const Live> live);
 
   // Throws InvalidArgument, naming every parameter in which a weight has left its codebook.
   void check(std::span<const Live> live) const;
@@ -84,8 +107,11 @@ class POMONA_API Sharer {
   // before assign().
   const at::Tensor& codes(size_t i) const { return clusters_[i].codes; }
   bool has_zero(size_t i) const { return clusters_[i].has_zero; }
-  // The codebook of parameter i as its weight holds it now: [k] of its dtype and device, code 0
-  // included, so that weight == codebook[codes]. Empty before assign().
+  // Elements in a row that share a codebook; 0: all.
+  int64_t group(size_t i) const { return clusters_[i].group; }
+  // The codebook of parameter i as its weight holds it now, code 0 included: [k], or [groups, k]
+  // where group(i) > 0 (entries that a group does not use are 0), of its dtype and device, so that
+  // weight == codebook[codes]. Empty before assign().
   at::Tensor codebook(size_t i, const at::Tensor& weight) const;
   // Forgets the codes; the weights stay as they are.
   void release();
@@ -96,6 +122,7 @@ class POMONA_API Sharer {
       std::string name;
       at::Tensor codes;  // uint8, of the parameter's shape, CPU
       int64_t k = 0;     // code 0 of a pruned parameter included
+      int64_t group = 0;
       bool has_zero = false;
       double squared_error = 0;
     };
@@ -105,26 +132,27 @@ class POMONA_API Sharer {
   };
   Snapshot state() const;
   // Throws InvalidArgument, listing every name and shape that differs, for another reduction, and
-  // for codes that are damaged or do not fit the rule's bits; then nothing has changed.
+  // for codes that are damaged or do not fit the rule; then nothing has changed.
   void load_state(const Snapshot& snapshot);
 
- private:
-  // The clusters of one parameter: which weights are in which, how many, and one of each.
+  // The clusters of one parameter (internal).
   struct Clusters {
     at::Tensor codes;   // uint8, of the parameter's shape
-    at::Tensor first;   // int64 [k], the row-major index of each cluster's first member
-    at::Tensor counts;  // float64 [k], members of each
-    int64_t k = 0;
+    at::Tensor first;   // int64 [groups, k], the row-major index of a member; -1: none, or frozen
+    at::Tensor counts;  // float64 [groups, k], members of each; 0 for the frozen zero
+    int64_t k = 0;      // 0: no clusters yet
+    int64_t group = 0;
     bool has_zero = false;
     double squared_error = 0;
   };
+
+ private:
   // A gradient that has been pooled: remembered by identity, not kept alive.
   using Pooled = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>;
+  struct Fitted;
 
-  static Clusters make_clusters(const at::Tensor& codes, int64_t k, bool has_zero);
-  static at::Tensor means(const at::Tensor& values, const Clusters& clusters);
-  static at::Tensor firsts(const at::Tensor& values, const Clusters& clusters);
-  std::pair<at::Tensor, Clusters> fit(size_t i, const at::Tensor& weight) const;
+  Fitted fit(std::span<const Live> live, std::span<const at::Tensor> importance) const;
+  void adopt(Fitted fitted, std::span<const Live> live);
   void check_rows(std::span<const Live> live) const;
   std::vector<const Snapshot::Entry*> match_entries(const Snapshot& snapshot) const;
   Clusters check_entry(size_t i, const Snapshot::Entry& entry) const;

@@ -14,7 +14,13 @@
 namespace {
 
 using pomona::assign_codes;
-using pomona::fit_codebook;
+using pomona::Fit;
+using pomona::nearest_codebook;
+
+// The entries, by Lloyd's algorithm from the linear initialization unless another is asked for.
+std::vector<float> fit_codebook(const std::vector<float>& values, int k, Fit fit = Fit::kLinear) {
+  return pomona::fit_codebook(values, k, {fit}).entries;
+}
 
 constexpr float kMax = std::numeric_limits<float>::max();
 constexpr float kDenormal = std::numeric_limits<float>::denorm_min();
@@ -154,7 +160,7 @@ TEST(AssignCodes, EqualsBruteForce) {
   for (const int k : {1, 2, 7, 256}) {
     const auto codebook = fit_codebook(values, k);
     const std::vector<double> centroids(codebook.begin(), codebook.end());
-    const auto codes = assign_codes(values, codebook);
+    const auto codes = assign_codes(values, nearest_codebook(codebook));
     for (size_t i = 0; i < values.size(); ++i) {
       ASSERT_EQ(codes[i], nearest(values[i], centroids)) << values[i];
     }
@@ -162,38 +168,37 @@ TEST(AssignCodes, EqualsBruteForce) {
 }
 
 TEST(AssignCodes, GivesATieToTheLower) {
-  EXPECT_EQ(assign_codes(std::vector<float>{0, 1, 2, 3, 4}, std::vector<float>{0, 2, 4}),
+  EXPECT_EQ(assign_codes(std::vector<float>{0, 1, 2, 3, 4}, nearest_codebook({0, 2, 4})),
             (std::vector<uint8_t>{0, 0, 1, 1, 2}));
 }
 
 TEST(AssignCodes, DecidesExactlyWhereTheMidpointNeedsMoreDigitsThanADouble) {
   // The midpoint is 5e29 -+ 5e-31: just below, or just above, the value 5e29.
   const std::vector<float> half{1e30F / 2};
-  EXPECT_EQ(assign_codes(half, std::vector<float>{-1e-30F, 1e30F}), (std::vector<uint8_t>{1}));
-  EXPECT_EQ(assign_codes(half, std::vector<float>{1e-30F, 1e30F}), (std::vector<uint8_t>{0}));
+  EXPECT_EQ(assign_codes(half, nearest_codebook({-1e-30F, 1e30F})), (std::vector<uint8_t>{1}));
+  EXPECT_EQ(assign_codes(half, nearest_codebook({1e-30F, 1e30F})), (std::vector<uint8_t>{0}));
 }
 
 TEST(AssignCodes, DoesNotOverflowAtTheEndsOfTheRange) {
   const std::vector<float> ends{-kMax, kMax, -kDenormal, kDenormal};
-  EXPECT_EQ(assign_codes(ends, std::vector<float>{-kMax, kMax}),
+  EXPECT_EQ(assign_codes(ends, nearest_codebook({-kMax, kMax})),
             (std::vector<uint8_t>{0, 1, 0, 1}));
-  EXPECT_EQ(assign_codes(ends, std::vector<float>{kMax / 2, kMax}),
+  EXPECT_EQ(assign_codes(ends, nearest_codebook({kMax / 2, kMax})),
             (std::vector<uint8_t>{0, 1, 0, 0}));
 }
 
 TEST(AssignCodes, OfNothingIsNothing) {
-  EXPECT_TRUE(assign_codes({}, std::vector<float>{1}).empty());
+  EXPECT_TRUE(assign_codes(std::vector<float>{}, nearest_codebook({1})).empty());
 }
 
-TEST(AssignCodes, RefusesBadCodebooks) {
-  const std::vector<float> value{1}, long_one(257), falling{1, 1}, nan{NAN};
-  EXPECT_NE(error_of([&] { assign_codes(value, {}); }).find("1 to 256 entries, got 0"),
-            std::string::npos);
-  EXPECT_NE(error_of([&] { assign_codes(value, long_one); }).find("got 257"), std::string::npos);
-  EXPECT_NE(error_of([&] { assign_codes(value, falling); }).find("ascend, got 1 at 1"),
-            std::string::npos);
-  EXPECT_NE(error_of([&] { assign_codes(value, nan); }).find("ascend, got nan at 0"),
-            std::string::npos);
+TEST(NearestCodebook, RefusesBadEntries) {
+  const auto message = [](std::vector<float> entries) {
+    return error_of([&] { nearest_codebook(std::move(entries)); });
+  };
+  EXPECT_NE(message({}).find("1 to 256 `entries`, got 0"), std::string::npos);
+  EXPECT_NE(message(std::vector<float>(257)).find("got 257"), std::string::npos);
+  EXPECT_NE(message({1, 1}).find("ascend, got 1 at 1"), std::string::npos);
+  EXPECT_NE(message({NAN}).find("ascend, got nan at 0"), std::string::npos);
 }
 
 }  // namespace

@@ -101,11 +101,48 @@ TEST(Sharer, KeepIsExactForEqualMembersInFloat64) {
   sharer.assign(std::vector<Live>{{w, {}}});
   w.fill_(0.1);
   w[3] = 0.1 + 1e-16;  // an ulp away, so that the mean is taken
-  sharer.keep(0, w);
+  sharer.keep(std::vector<Live>{{w, {}}});
   EXPECT_NEAR(w[0].item<double>(), 0.1, 1e-16);
   const double value = w[0].item<double>();
-  sharer.keep(0, w);
+  sharer.keep(std::vector<Live>{{w, {}}});
   EXPECT_EQ(w[500].item<double>(), value);
+}
+
+TEST(Sharer, GivesEachChannelItsCodebook) {
+  const at::Tensor w = at::tensor({1.0F, 1.5F, 9.0F, 0.0F, -2.0F, -4.0F, -9.0F, -9.5F})
+                           .reshape({2, 4})
+                           .requires_grad_();
+  Sharer sharer({{{"w", {2, 4}}, {.bits = 2, .codes = 3, .group = pomona::Share::kPerChannel}}});
+  const std::vector<Live> live{{w, {}}};
+  sharer.assign(live);
+  EXPECT_EQ(sharer.group(0), 4);
+  EXPECT_EQ(sharer.codebook(0, w).sizes(), (at::IntArrayRef{2, 3}));
+  // The zero is in no cluster; it takes a code in every channel.
+  const at::Tensor expected =
+      at::tensor({1.25F, 1.25F, 9.0F, 0.0F, -3.0F, -3.0F, -9.25F, -9.25F}).reshape({2, 4});
+  EXPECT_TRUE(at::equal(w, expected));
+  w.mutable_grad() = at::tensor({1.0F, 3.0F, 5.0F, 7.0F, 2.0F, 4.0F, 1.0F, 2.0F}).reshape({2, 4});
+  sharer.pool(live);
+  EXPECT_TRUE(at::equal(
+      w.grad(), at::tensor({2.0F, 2.0F, 5.0F, 0.0F, 3.0F, 3.0F, 1.5F, 1.5F}).reshape({2, 4})));
+  EXPECT_EQ(sharer.report()[0].groups, 2);
+  Sharer other({{{"w", {2, 4}}, {.bits = 2, .codes = 3, .group = pomona::Share::kPerChannel}}});
+  other.load_state(sharer.state());
+  other.check(live);
+}
+
+TEST(Sharer, RoundsEntriesAgainAfterTraining) {
+  const at::Tensor w = weight();
+  Sharer sharer({{{"w", {2, 3}}, {.bits = 2, .entries = pomona::EntryType::kBFloat16}}});
+  const std::vector<Live> live{{w, {}}};
+  sharer.assign(live);
+  const auto is_rounded = [&] { return at::equal(w, w.to(at::kBFloat16).to(at::kFloat)); };
+  EXPECT_TRUE(is_rounded());
+  w.detach().mul_(1.001);
+  EXPECT_FALSE(is_rounded());
+  sharer.round(live);
+  EXPECT_TRUE(is_rounded());
+  sharer.check(live);
 }
 
 TEST(Sharer, ComesBackFromItsState) {
@@ -136,6 +173,10 @@ TEST(Sharer, RefusesBadArguments) {
     EXPECT_NE(error_of(f).find(message), std::string::npos) << error_of(f);
   };
   refuses([&] { sharer_of(w, 9); }, "`bits` of `w` in 1..8, got 9");
+  refuses([&] { Sharer({{{"w", {2}}, {.bits = 2, .codes = 5}}}); }, "`codes` of `w` in 1..4");
+  refuses([&] { Sharer({{{"w", {2}}, {.group = -2}}}); }, "`group` of `w` to be 1 or more");
+  refuses([&] { Sharer({{{"w", {2}}, {.group = -1}}}); }, "`w` to have channels");
+  refuses([&] { Sharer({{{"w", {2}}, {.rate = -0.5}}}); }, "`rate` of `w` to be finite");
   refuses([&] { Sharer({{{"w", {2}}, {1}}, {{"w", {2}}, {1}}}); }, "every name once, got `w`");
   Sharer sharer = sharer_of(w, 2);
   refuses([&] { sharer.assign({}); }, "expected 1 parameters, got 0");
