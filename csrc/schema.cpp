@@ -7,6 +7,17 @@ TORCH_LIBRARY(pomona, m) {
   // prune: zeroes each tensor where its mask's bit is 0. masks: uint8 [dim0, ceil(numel / dim0 /
   // 8)], row-aligned.
   m.def("apply_masks_(Tensor(a!)[] tensors, Tensor[] masks) -> ()");
+  // Which weights go, where their scores lie (csrc/prune/radix_select_kernel.h has the driver).
+  // words: a mask as int64 [ceil(numel / 64)]. The index of the first NaN or Inf, -1 for none; how
+  // many live scores have each digit under a prefix, int64 [2048]; the mask without what lies below
+  // the key `cut` and the first `ties` that equal it.
+  m.def("first_not_finite(Tensor scores) -> Tensor");
+  m.def(
+      "select_histogram(Tensor scores, Tensor words, *, int shift, int prefix=0,"
+      " bool by_value=False) -> Tensor");
+  m.def(
+      "select_mask(Tensor scores, Tensor words, *, int cut, int ties=0, bool by_value=False)"
+      " -> Tensor");
 
   // quantize: weight[i] = codebook[codes[i]], and its backward, the sum over each cluster. `group`
   // elements in a row share a codebook (0: all); with has_zero code 0 is 0.0 and stands in none.

@@ -3,6 +3,8 @@
 #include "pomona/selection.h"
 
 #include "prune/groups_kernel.h"
+#include "prune/select.h"
+#include "prune/select_tensors.h"
 #include "prune/threshold_kernel.h"
 
 #include <ATen/Functions.h>
@@ -17,30 +19,10 @@ namespace {
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
-DType dtype_of(const at::Tensor& scores) {
-  switch (scores.scalar_type()) {
-    case at::kHalf:
-      return DType::kFloat16;
-    case at::kBFloat16:
-      return DType::kBFloat16;
-    case at::kDouble:
-      return DType::kFloat64;
-    default:
-      return DType::kFloat32;
-  }
-}
-
-// Where selection reads them: on the CPU, row-major, of a dtype that it knows.
-at::Tensor on_host(const at::Tensor& scores) {
-  const at::ScalarType dtype = scores.scalar_type();
-  const bool is_known =
-      dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kDouble;
-  return scores.detach().to(at::kCPU, is_known ? dtype : at::kFloat).contiguous();
-}
-
-// The same, as float32 or float64: what kernels for structure and thresholds read.
+// On the CPU, row-major, as float32 or float64: what kernels for structure and thresholds read.
 at::Tensor widened(const at::Tensor& scores) {
-  return on_host(scores.scalar_type() == at::kDouble ? scores : scores.to(at::kFloat));
+  const at::ScalarType wide = scores.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  return scores.detach().to(at::kCPU, wide).contiguous();
 }
 
 template <class Call>
@@ -80,24 +62,42 @@ SelectOptions options_of(const MaskRequest& request, const Ranks& ranks) {
           selection_ranks(ranks)};
 }
 
-// One selection over the weights of a pool.
-std::vector<MadeMask> select_elements(const Pool& pool, const Ranks& ranks) {
-  std::vector<at::Tensor> host;
+// The scores of a pool where they lie, as one dtype.
+std::vector<TensorScores> pooled_scores(const Pool& pool) {
+  std::vector<TensorScores> scores;
   bool is_mixed = false;
   for (const auto* request : pool) {
-    host.push_back(on_host(request->scores));
-    is_mixed = is_mixed || host.back().scalar_type() != host.front().scalar_type();
+    scores.push_back({selectable(request->scores), !request->shard});
+    is_mixed = is_mixed || scores.back().scores.scalar_type() != scores[0].scores.scalar_type();
   }
+  for (auto& part : scores) {
+    if (is_mixed) part.scores = part.scores.to(at::kDouble);
+  }
+  return scores;
+}
+
+// On the CPU alone: one pass with a bracket from a sample, where select_tensors takes several.
+Selection select_on_host(std::span<const TensorScores> pool, double sparsity,
+                         std::vector<Mask> previous, const SelectOptions& options) {
   std::vector<Scores> scores;
-  std::vector<Mask> previous;
-  for (size_t p = 0; p < pool.size(); ++p) {
-    if (is_mixed) host[p] = host[p].to(at::kDouble);
+  for (const auto& [tensor, is_replicated] : pool) {
     scores.push_back(
-        {host[p].const_data_ptr(), host[p].numel(), dtype_of(host[p]), !pool[p]->shard});
-    previous.push_back(previous_of(*pool[p]));
+        {tensor.const_data_ptr(), tensor.numel(), *selection_dtype(tensor), is_replicated});
   }
-  Selection selection = select_pool(scores, pool[0]->round.sparsity, std::move(previous),
-                                    options_of(*pool[0], ranks));
+  return select_pool(scores, sparsity, std::move(previous), options);
+}
+
+// One selection over the weights of a pool.
+std::vector<MadeMask> select_elements(const Pool& pool, const Ranks& ranks) {
+  const std::vector<TensorScores> scores = pooled_scores(pool);
+  std::vector<Mask> previous;
+  for (const auto* request : pool) previous.push_back(previous_of(*request));
+  const double sparsity = pool[0]->round.sparsity;
+  const SelectOptions options = options_of(*pool[0], ranks);
+  const bool is_on_host = std::all_of(scores.begin(), scores.end(),
+                                      [](const auto& part) { return part.scores.is_cpu(); });
+  Selection selection = is_on_host ? select_on_host(scores, sparsity, std::move(previous), options)
+                                   : select_tensors(scores, sparsity, previous, options);
   std::vector<MadeMask> made;
   for (Mask& mask : selection.masks) made.push_back({std::move(mask), selection.threshold});
   return made;

@@ -8,9 +8,8 @@
 #include "prune/criterion.h"
 #include "prune/make_masks.h"
 #include "prune/mask_tensor.h"
-#include "prune/select_kernel.h"
+#include "prune/select_tensors.h"
 
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
@@ -63,18 +62,13 @@ void check_blocks(const std::string& name, const std::vector<int64_t>& shape, co
   }
 }
 
-// NaN or Inf, with its index where the tensor can be read.
+// NaN or Inf, wherever the tensor lies.
 void check_finite(const std::string& what, const at::Tensor& tensor) {
-  const bool is_readable =
-      tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == at::kFloat;
-  const bool is_finite =
-      is_readable ? !first_not_finite({tensor.const_data_ptr(), tensor.numel(), DType::kFloat32})
-                  : at::isfinite(tensor).all().item<bool>();
-  if (is_finite) return;
-  const at::Tensor host = tensor.detach().to(at::kCPU, at::kDouble).contiguous();
-  const auto index = first_not_finite({host.const_data_ptr(), host.numel(), DType::kFloat64});
+  const at::Tensor values = selectable(tensor);
+  const auto index = first_not_finite(values);
+  if (!index) return;
   throw InvalidArgument(text("Pruner: expected ", what, " to be finite, got ",
-                             host.const_data_ptr<double>()[*index], " at index ", *index,
+                             values.view(-1)[*index].item().toDouble(), " at index ", *index,
                              " (row-major)."));
 }
 

@@ -3,11 +3,7 @@
 // Many scores on one process: a sample of the pool gives a bracket that holds the cut almost
 // surely; one pass (select_pass_kernel.h) masks what is below it and collects what is inside, about
 // one score in a hundred, among which the cut is found. Where the bracket misses, or too many
-// scores are equal, and wherever ranks select together: a radix select, digit by digit from the
-// top.
-//
-//   key of a float    | 10 bits | 11 bits | 11 bits |     of a double    | 9 bits | 5 x 11 bits |
-//   of a half         | 5 bits  | 11 bits |
+// scores are equal, and wherever ranks select together: a radix select (radix_select_kernel.h).
 #include "prune/select_kernel.h"
 
 #include "pomona/error.h"
@@ -15,6 +11,7 @@
 
 #include "base/float16.h"
 #include "base/text.h"
+#include "prune/radix_select_kernel.h"
 #include "prune/select_pass_kernel.h"
 
 #include <algorithm>
@@ -22,16 +19,13 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <optional>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace pomona {
 namespace {
 
-constexpr int kDigitBits = 11;
 constexpr size_t kWordBits = 64;
 constexpr int64_t kSampleSize = int64_t{1} << 16;
 constexpr int64_t kWorthASample = 4 * kSampleSize;
@@ -48,43 +42,38 @@ struct Part {
 template <class Key>
 using Parts = std::vector<Part<Key>>;
 
-int64_t count_set(std::span<const uint64_t> words) {
-  int64_t count = 0;
-  for (const uint64_t word : words) count += std::popcount(word);
-  return count;
+template <class Key>
+int64_t count_pruned(const Part<Key>& part) {
+  int64_t live = 0;
+  for (const uint64_t word : part.words) live += std::popcount(word);
+  return static_cast<int64_t>(part.bits.size()) - live;
 }
 
-template <class Visit>
-void for_each_set(std::span<const uint64_t> words, Visit visit) {
-  for (size_t w = 0; w < words.size(); ++w) {
-    for (uint64_t word = words[w]; word != 0; word &= word - 1) {
-      visit(w * kWordBits + static_cast<size_t>(std::countr_zero(word)));
+// The parts as radix_select sees them.
+template <class Key>
+class HostParts : public RadixParts {
+ public:
+  HostParts(Parts<Key>& parts, bool by_value) : parts_(parts), by_value_(by_value) {}
+  size_t size() const override { return parts_.size(); }
+  bool is_replicated(size_t part) const override { return parts_[part].is_replicated; }
+  int64_t pruned(size_t part) override { return count_pruned(parts_[part]); }
+  void count(std::span<const size_t> which, const KeyDigit& digit,
+             std::span<int64_t> counts) override {
+    for (size_t c = 0; c < which.size(); ++c) {
+      const auto& part = parts_[which[c]];
+      count_digits<Key>(part.bits, part.words, digit, by_value_,
+                        counts.subspan(c * kDigitValues).template first<kDigitValues>());
     }
   }
-}
-
-// The key of infinity: what is not below it is not finite.
-int64_t infinity_of(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return 0x7f800000;
-    case DType::kFloat16:
-      return 0x7c00;
-    case DType::kBFloat16:
-      return 0x7f80;
-    default:
-      return 0x7ff0000000000000;
+  void prune(size_t part, int64_t cut, int64_t ties) override {
+    auto& [bits, words, is_replicated] = parts_[part];
+    prune_up_to<Key>(bits, words, static_cast<Key>(cut), ties, by_value_);
   }
-}
 
-template <class Key>
-double value_of(Key key, DType dtype, bool by_value) {
-  const Key bits = by_value ? key_of(key, true) : key;  // its own inverse
-  if constexpr (sizeof(Key) == 8) return std::bit_cast<double>(bits);
-  if constexpr (sizeof(Key) == 4) return double{std::bit_cast<float>(bits)};
-  const auto half = static_cast<uint16_t>(bits);
-  return double{dtype == DType::kFloat16 ? float_from_float16(half) : float_from_bfloat16(half)};
-}
+ private:
+  Parts<Key>& parts_;
+  bool by_value_;
+};
 
 template <class Key>
 std::optional<size_t> find_not_finite(std::span<const Key> bits, int64_t infinity) {
@@ -108,7 +97,7 @@ class Selector {
     for (const auto& part : parts_) {
       if (!is_counted(part)) continue;
       counts[0] += static_cast<int64_t>(part.bits.size());
-      counts[1] += static_cast<int64_t>(part.bits.size()) - count_set(part.words);
+      counts[1] += count_pruned(part);
     }
     sum(counts);
     const int64_t target = pruned_count(counts[0], sparsity);
@@ -129,14 +118,14 @@ class Selector {
 
   void check_finite() const {
     for (size_t p = 0; p < parts_.size(); ++p) {
-      if (const auto wrong = find_not_finite(parts_[p].bits, infinity_of(dtype_))) {
+      if (const auto wrong = find_not_finite(parts_[p].bits, infinity_key(dtype_))) {
         refuse(p, *wrong);
       }
     }
   }
 
   [[noreturn]] void refuse(size_t p, size_t i) const {
-    const bool is_nan = key_of(parts_[p].bits[i], false) > infinity_of(dtype_);
+    const bool is_nan = key_of(parts_[p].bits[i], false) > infinity_key(dtype_);
     throw InvalidArgument(text("select_smallest: expected `scores` to be finite, got ",
                                is_nan ? "NaN" : "Inf", " at index ", i,
                                parts_.size() > 1 ? text(" of tensor ", p) : "", "."));
@@ -204,8 +193,8 @@ class Selector {
       before.push_back(part.words);
       const Key largest =
           select_pass<Key>(part.bits, *bracket, static_cast<uint32_t>(p), part.words, inside);
-      if (largest >= infinity_of(dtype_)) check_finite();
-      pruned += static_cast<int64_t>(part.bits.size()) - count_set(part.words);
+      if (largest >= infinity_key(dtype_)) check_finite();
+      pruned += count_pruned(part);
     }
     const int64_t going = target - pruned;
     const bool zeros_are_all = going <= 0 && options_.zeros_go && bracket->low == Key{1};
@@ -230,24 +219,15 @@ class Selector {
       const auto i = static_cast<size_t>(candidate.index);
       parts_[candidate.part].words[i / kWordBits] &= ~(uint64_t{1} << (i % kWordBits));
     }
-    threshold_ = value_of(*cut, dtype_, options_.by_value);
+    threshold_ = score_of_key(*cut, dtype_, options_.by_value);
   }
 
   void select_by_digits(int64_t target) {
     if (options_.ranks.size == 1) check_finite();
     if (options_.zeros_go) prune_zeros();
-    std::array<int64_t, 1> pruned{};
-    for (const auto& part : parts_) {
-      if (is_counted(part)) {
-        pruned[0] += static_cast<int64_t>(part.bits.size()) - count_set(part.words);
-      }
-    }
-    sum(pruned);
-    if (target <= pruned[0]) return;
-    int64_t rank = target - pruned[0] - 1;
-    const Key cut = find_cut(rank);
-    prune_up_to(cut, rank + 1);
-    threshold_ = value_of(cut, dtype_, options_.by_value);
+    HostParts<Key> host(parts_, options_.by_value);
+    const auto cut = radix_select(host, static_cast<int>(sizeof(Key)) * 8, target, options_.ranks);
+    if (cut) threshold_ = score_of_key(*cut, dtype_, options_.by_value);
   }
 
   void prune_zeros() {
@@ -255,78 +235,6 @@ class Selector {
       for (size_t i = 0; i < part.bits.size(); ++i) {
         const uint64_t is_zero = key_of(part.bits[i], false) == 0 ? 1 : 0;
         part.words[i / kWordBits] &= ~(is_zero << (i % kWordBits));
-      }
-    }
-  }
-
-  // The key of rank `rank` (from 0) among the live scores; `rank` becomes that among its equals.
-  Key find_cut(int64_t& rank) const {
-    using Digits = std::make_unsigned_t<Key>;
-    constexpr int kKeyBits = static_cast<int>(sizeof(Key)) * 8;
-    constexpr int kTopShift = (kKeyBits - 1) / kDigitBits * kDigitBits;
-    constexpr auto kSign = static_cast<Digits>(Digits{1} << (kKeyBits - 1));
-    constexpr auto kDigit = static_cast<Digits>((1u << kDigitBits) - 1);
-    Digits prefix = 0;
-    for (int shift = kTopShift; shift >= 0; shift -= kDigitBits) {
-      std::array<int64_t, size_t{1} << kDigitBits> count{};
-      const int above = shift + kDigitBits;  // bits from here on are known; none at the top
-      for (const auto& part : parts_) {
-        if (!is_counted(part)) continue;
-        for_each_set(part.words, [&](size_t i) {
-          const auto digits = static_cast<Digits>(static_cast<Digits>(key(part, i)) ^ kSign);
-          const bool matches = shift == kTopShift || digits >> above == prefix >> above;
-          if (matches) ++count[(digits >> shift) & kDigit];
-        });
-      }
-      sum(count);
-      size_t digit = 0;
-      while (rank >= count[digit]) rank -= count[digit++];
-      prefix = static_cast<Digits>(prefix | static_cast<Digits>(digit << shift));
-    }
-    return static_cast<Key>(prefix ^ kSign);
-  }
-
-  // Of the scores equal to the cut, how many of each part go here, when `ties` go in all: earlier
-  // tensors first, then lower ranks.
-  std::vector<int64_t> share_ties(Key cut, int64_t ties) const {
-    const auto size = static_cast<size_t>(options_.ranks.size);
-    const auto slot = [&](size_t p) {
-      const int64_t rank = parts_[p].is_replicated ? 0 : options_.ranks.rank;
-      return p * size + static_cast<size_t>(rank);
-    };
-    std::vector<int64_t> equal(parts_.size() * size);
-    for (size_t p = 0; p < parts_.size(); ++p) {
-      if (!is_counted(parts_[p])) continue;
-      for_each_set(parts_[p].words,
-                   [&](size_t i) { equal[slot(p)] += key(parts_[p], i) == cut ? 1 : 0; });
-    }
-    sum(equal);
-    for (int64_t& count : equal) {
-      count = std::min(count, ties);
-      ties -= count;
-    }
-    std::vector<int64_t> mine;
-    for (size_t p = 0; p < parts_.size(); ++p) mine.push_back(equal[slot(p)]);
-    return mine;
-  }
-
-  void prune_up_to(Key cut, int64_t ties) {
-    const std::vector<int64_t> shares = share_ties(cut, ties);
-    for (size_t p = 0; p < parts_.size(); ++p) {
-      auto& [bits, words, is_replicated] = parts_[p];
-      int64_t left = shares[p];
-      for (size_t w = 0; w < words.size(); ++w) {
-        const size_t count = std::min(bits.size() - w * kWordBits, kWordBits);
-        uint64_t below = 0, equal = 0;
-        for (size_t j = 0; j < count; ++j) {
-          const Key k = key_of(bits[w * kWordBits + j], options_.by_value);
-          below |= uint64_t{k < cut} << j;
-          equal |= uint64_t{k == cut} << j;
-        }
-        equal &= words[w];
-        while (std::popcount(equal) > left) equal &= ~std::bit_floor(equal);
-        left -= std::popcount(equal);
-        words[w] &= ~(below | equal);
       }
     }
   }
@@ -367,6 +275,33 @@ Mask select_one(const Scores& scores, double sparsity, const Mask& previous) {
 }
 
 }  // namespace
+
+int64_t infinity_key(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return 0x7f800000;
+    case DType::kFloat16:
+      return 0x7c00;
+    case DType::kBFloat16:
+      return 0x7f80;
+    default:
+      return 0x7ff0000000000000;
+  }
+}
+
+double score_of_key(int64_t key, DType dtype, bool by_value) {
+  const auto bits = [&](auto narrow) { return by_value ? key_of(narrow, true) : narrow; };
+  switch (dtype) {
+    case DType::kFloat32:
+      return double{std::bit_cast<float>(bits(static_cast<int32_t>(key)))};
+    case DType::kFloat16:
+      return double{float_from_float16(static_cast<uint16_t>(bits(static_cast<int16_t>(key))))};
+    case DType::kBFloat16:
+      return double{float_from_bfloat16(static_cast<uint16_t>(bits(static_cast<int16_t>(key))))};
+    default:
+      return std::bit_cast<double>(bits(key));
+  }
+}
 
 int64_t pruned_count(int64_t n, double sparsity) {
   if (n < 0) throw InvalidArgument(text("pruned_count: expected `n` of at least 0, got ", n, "."));
@@ -417,7 +352,7 @@ Mask select_smallest(std::span<const double> scores, double sparsity, const Mask
 
 std::optional<int64_t> first_not_finite(const Scores& scores) {
   const auto size = static_cast<size_t>(scores.size);
-  const int64_t infinity = infinity_of(scores.dtype);
+  const int64_t infinity = infinity_key(scores.dtype);
   const auto find = [&](auto key) -> std::optional<int64_t> {
     using Key = decltype(key);
     return find_not_finite(std::span(static_cast<const Key*>(scores.data), size), infinity);

@@ -256,4 +256,21 @@ TEST(SelectPool, RefusesMasksAndDTypesThatDoNotFit) {
   EXPECT_THROW(pomona::select_pool({&integers, 1}, 0.5, {Mask(2)}), pomona::InvalidArgument);
 }
 
+TEST(SelectPool, RefusesCountersThatDoNotAddUp) {
+  const std::vector<float> scores{1, 2, 3};
+  const Scores view{scores.data(), 3, DType::kFloat32};
+  const auto forget = [](std::span<int64_t> counts) {
+    if (counts.size() > 2) std::fill(counts.begin(), counts.end(), 0);
+  };
+  try {
+    pomona::select_pool({&view, 1}, 0.5, {Mask(3)}, {false, false, {0, 2, forget}});
+    FAIL() << "nothing was thrown";
+  } catch (const pomona::InvalidArgument& error) {
+    EXPECT_STREQ(
+        error.what(),
+        "select_pool: expected the counters of every rank to hold all its live scores, got "
+        "too few. Check that `ranks.sum` adds and that no score changes meanwhile.");
+  }
+}
+
 }  // namespace

@@ -140,6 +140,16 @@ T atomicAdd(T* address, std::type_identity_t<T> value) {
   return old;
 }
 
+inline unsigned long long atomicMin(unsigned long long* address, unsigned long long value) {
+  const unsigned long long old = *address;
+  *address = value < old ? value : old;
+  return old;
+}
+
+inline int __popcll(unsigned long long value) {
+  return std::popcount(value);
+}
+
 template <typename T>
 T __ldg(const T* address) {
   return *address;
