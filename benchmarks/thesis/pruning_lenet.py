@@ -128,23 +128,30 @@ RECIPES = (
 
 def run(recipe: Recipe, seed: int, tune: bool, quick: bool) -> dict[str, float]:
     """Train one seed dense, prune, retrain."""
+    began = time.perf_counter()
+    _, _, found = dense_and_pruned(recipe, seed, tune, quick)
+    seconds = time.perf_counter() - began
+    print(
+        f"  {recipe.network}, {recipe.protocol}, seed {seed}: dense {found['dense']:.2f}, "
+        f"pruned {found['pruned']:.2f} % error, {seconds:.0f} s",
+        flush=True,
+    )
+    return {**found, "seconds": seconds}
+
+
+def dense_and_pruned(
+    recipe: Recipe, seed: int, tune: bool, quick: bool
+) -> tuple[torch.nn.Module, Dataset, dict[str, float]]:
+    """The pruned network of one seed, what it was trained on, and its errors on the way."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    began = time.perf_counter()
     dataset = split(load("mnist"), tune, quick)
     model = recipe.model().to(memory_format=torch.channels_last)
     train(model, recipe.dense, dataset, recipe.shift, seed)
     dense = error_percent(model, dataset)
     pruner = train(model, recipe.pruned, dataset, recipe.shift, seed + 100, recipe.rules)
     kept = sum(row.kept for row in pruner.report())
-    pruned = error_percent(model, dataset)
-    seconds = time.perf_counter() - began
-    print(
-        f"  {recipe.network}, {recipe.protocol}, seed {seed}: dense {dense:.2f}, "
-        f"pruned {pruned:.2f} % error, {seconds:.0f} s",
-        flush=True,
-    )
-    return {"dense": dense, "pruned": pruned, "kept": kept, "seconds": seconds}
+    return model, dataset, {"dense": dense, "pruned": error_percent(model, dataset), "kept": kept}
 
 
 def train(
