@@ -1,85 +1,91 @@
-"""lookup and centroid_grad beside what plain torch offers: ns per weight, on the CPU.
+"""Look-up, centroid gradient, pooling and snapping beside plain torch: ns per weight, one thread.
 
-    python benchmarks/bench_codebook.py [--json FILE]
+    python benchmarks/bench_codebook.py
 
-Layers are those of the thesis (Table 6.1 and LeNet). A and B run in turns in one process; the time
-is the median. One thread, unless OMP_NUM_THREADS says otherwise.
+A and B run in turns in one process; the time is the median. "into" writes into memory that exists
+(as pooling and snapping do); a fresh weight costs page faults besides, on either side.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Callable
+
 import torch
+from _measure import in_turns, write_table
 
 from pomona import _C
 from pomona.quantize import centroid_grad, lookup
 
-LAYERS = {"LeNet-300 fc1": (300, 784), "NT-LSTM": (2400, 1201), "Alex-8": (1000, 4096)}
-RUNS = 15
+SIZES = {"NT-LSTM": 2400 * 1201, "64M": 64 << 20}
+BITS = (4, 8)
+FEW = 3  # runs of the large case
 
 
-def in_turns(functions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """The median seconds of each function, run one after the other RUNS times."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(RUNS + 2):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if turn >= 2:  # the first two warm up
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(row) for name, row in times.items()}
-
-
-def measure(shape: tuple[int, int], bits: int) -> dict[str, dict[str, float]]:
-    """Seconds of each way, by operation."""
+def ways_of(size: int, bits: int) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """operation -> (ours, torch's)."""
     k = 2**bits
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, k, shape, dtype=torch.uint8, generator=generator)
-    packed = _C.pack_bits(codes, bits)
-    book, grad = torch.randn(k), torch.randn(shape)
-    indices = codes.flatten().long()  # torch indexes by int64: eight bytes a weight
-    assert torch.equal(lookup(book, packed, shape, bits=bits).flatten(), book[indices])
-    forward = {
-        "pomona": lambda: lookup(book, packed, shape, bits=bits),
-        "codebook[int64 codes]": lambda: book[indices],
-        "codebook[codes.long()]": lambda: book[codes.long()],
+    codes = torch.randint(0, k, (size,), dtype=torch.uint8, generator=generator)
+    packed = _C.pack_bits(codes, bits) if bits < 8 else codes
+    book, gradient = torch.randn(k), torch.randn(size)
+    out, weight = torch.empty(size), book[codes.long()]
+    counts = torch.bincount(codes, minlength=k).double()[None]
+    first = torch.stack([(codes == code).nonzero()[0, 0] for code in range(k)])[None]
+    pool = torch.ops.pomona.pool_gradients_
+    snap = torch.ops.pomona.snap_weights_
+
+    def torch_means(values: torch.Tensor) -> torch.Tensor:
+        index = codes.long()
+        sums = torch.zeros(k).index_add_(0, index, values)
+        return (sums / counts[0].float())[index]
+
+    def torch_snap() -> None:
+        weight.copy_(torch_means(weight))
+
+    def torch_pool() -> None:
+        gradient.copy_(torch_means(gradient))
+
+    return {
+        "lookup": (
+            lambda: lookup(book, packed, (size,), bits=bits),
+            lambda: book[codes.long()],
+        ),
+        "lookup into": (
+            lambda: lookup(book, packed, (size,), bits=bits, out=out),
+            lambda: torch.index_select(book, 0, codes.int(), out=out),
+        ),
+        "centroid_grad": (
+            lambda: centroid_grad(gradient, packed, k, bits=bits),
+            lambda: torch.zeros(k).index_add_(0, codes.long(), gradient),
+        ),
+        "pool_gradients_": (lambda: pool([gradient], [codes], [counts], [0], True), torch_pool),
+        "snap_weights_": (lambda: snap([weight], [codes], [counts], [first], [0]), torch_snap),
     }
-    flat = grad.flatten()
-    backward = {
-        "pomona": lambda: centroid_grad(grad, packed, k, bits=bits),
-        "index_add_": lambda: torch.zeros(k).index_add_(0, indices, flat),
-        "bincount": lambda: torch.bincount(indices, weights=flat, minlength=k),
-    }
-    return {"lookup": in_turns(forward), "centroid_grad": in_turns(backward)}
 
 
 def main() -> None:
-    """Print one line for each operation, layer and width; write them as JSON when asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there as well")
-    arguments = parser.parse_args()
+    """One row for each operation, size and width."""
     rows = []
-    for layer, shape in LAYERS.items():
-        for bits in (4, 8):
-            for operation, seconds in measure(shape, bits).items():
-                weights = shape[0] * shape[1]
-                ns = {name: 1e9 * value / weights for name, value in seconds.items()}
-                rows.append({"name": f"{operation}/cpu/{layer}/bits:{bits}", "ns_per_weight": ns})
-                words = ", ".join(f"{name} {value:.2f}" for name, value in ns.items())
-                print(f"{rows[-1]['name']:48} {words} ns/weight")
-    if arguments.json:
-        facts = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        arguments.json.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+    for layer, size in SIZES.items():
+        for bits in BITS:
+            for operation, (ours, theirs) in ways_of(size, bits).items():
+                runs = FEW if size > 10_000_000 else 11
+                seconds = in_turns({"pomona": ours, "torch": theirs}, runs)
+                ns = {name: 1e9 * value / size for name, value in seconds.items()}
+                rows.append(
+                    [
+                        *(operation, layer, bits),
+                        *(f"{value:.2f}" for value in ns.values()),
+                        f"{ns['torch'] / ns['pomona']:.1f}x",
+                    ]
+                )
+                print(" ", *rows[-1], flush=True)
+    columns = ["operation", "weights", "bits", "pomona ns", "torch ns", "over torch"]
+    write_table("codebook", "Codebook operators, ns per weight", columns, rows)
 
 
 if __name__ == "__main__":
