@@ -1,6 +1,6 @@
 #pragma once
-// Modules for LibTorch: a linear layer trained through its codebook, and one that runs on packed
-// weights. The same names, buffers and outputs as pomona.nn in Python.
+// Modules for LibTorch: layers trained through their codebook, and one that runs on packed weights.
+// The same names, buffers and outputs as pomona.nn in Python.
 
 #include "pomona/export.h"
 #include "pomona/infer.h"
@@ -46,29 +46,48 @@ class ByteLayer : public torch::nn::Cloneable<Layer> {
   }
 };
 
-// y = x W^T + b with W = lookup(codebook, codes) (thesis §4.2). `codebook` [k] is the Parameter;
-// `codes` is a buffer of packed codes, flat. A layer with pruned weights has code 0 = 0.0, which no
-// entry of `codebook` holds and no step can move.
-class POMONA_API SharedLinearImpl : public ByteLayer<SharedLinearImpl> {
+// What the compact layers have in common: their weight is lookup(codebook, codes) (thesis §4.2).
+// `codebook` [k] is the Parameter; `codes` is a buffer of packed codes, flat. A layer with pruned
+// weights has code 0 = 0.0, which no entry of `codebook` holds and no step can move.
+template <class Layer>
+class POMONA_API SharedLayer : public ByteLayer<Layer> {
  public:
-  // weight [out, in] with at most 256 distinct values (zero included), bias [out] or undefined;
-  // both are copied. Throws InvalidArgument, with the count, otherwise; for NaN or Inf; and for a
-  // weight that is not floating-point or has not two dimensions.
+  void reset() override;  // what clone() needs: registers copies
+  // Checks what it read. Throws InvalidArgument for codes outside the codebook or of another shape.
+  void load(torch::serialize::InputArchive& archive) override;
+  at::Tensor weight() const;  // as the dense layer has it, differentiable in `codebook`
+
+  at::Tensor codebook;  // Parameter [k], ascending when made
+  at::Tensor codes;     // uint8 [packed_size(weights, bits)]
+  int64_t bits;
+  bool has_zero;
+
+ protected:
+  // weight: floating-point, finite, at most 256 distinct values (zero included); `shape` says its
+  // dimensions in words. Throws InvalidArgument, in the name of `layer`, otherwise.
+  SharedLayer(const char* layer, const at::Tensor& weight, int64_t dims, const char* shape);
+  void register_bias(at::Tensor& bias);  // a copy; undefined: none
+  void print_codes(std::ostream& stream) const;
+
+ private:
+  const char* layer_;
+  std::vector<int64_t> shape_;
+};
+
+// y = x W^T + b. Throws InvalidArgument for a weight that is not floating-point [out, in], holds
+// NaN or Inf, or has more than 256 distinct values (zero included), with the count.
+class POMONA_API SharedLinearImpl : public SharedLayer<SharedLinearImpl> {
+ public:
+  // weight [out, in], bias [out] or undefined; both are copied.
   SharedLinearImpl(const at::Tensor& weight, const at::Tensor& bias);
   explicit SharedLinearImpl(const torch::nn::Linear& linear)
       : SharedLinearImpl(linear->weight, linear->bias) {}
   void reset() override;
-  // Checks what it read. Throws InvalidArgument for codes outside the codebook or of another shape.
-  void load(torch::serialize::InputArchive& archive) override;
   void pretty_print(std::ostream& stream) const override;
   at::Tensor forward(const at::Tensor& input);
-  at::Tensor weight() const;  // [out, in], differentiable
 
-  at::Tensor codebook;  // Parameter [k], ascending when made
-  at::Tensor codes;     // uint8 [packed_size(out * in, bits)]
-  at::Tensor bias;      // Parameter [out], or undefined
-  int64_t in_features, out_features, bits;
-  bool has_zero;
+  at::Tensor bias;  // Parameter [out], or undefined
+  int64_t in_features, out_features;
 };
 TORCH_MODULE(SharedLinear);
 
