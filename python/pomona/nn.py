@@ -14,6 +14,6 @@ wrapped::
 from __future__ import annotations
 
 from ._packed_linear import PackedLinear
-from ._shared_layers import SharedLinear
+from ._shared_layers import SharedConv2d, SharedLinear
 
-__all__ = ["PackedLinear", "SharedLinear"]
+__all__ = ["PackedLinear", "SharedConv2d", "SharedLinear"]

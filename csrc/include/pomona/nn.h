@@ -9,6 +9,7 @@
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/pimpl.h>
 
@@ -90,6 +91,24 @@ class POMONA_API SharedLinearImpl : public SharedLayer<SharedLinearImpl> {
   int64_t in_features, out_features;
 };
 TORCH_MODULE(SharedLinear);
+
+// torch::nn::Conv2d, with all its options. Throws InvalidArgument as SharedLinear, and for options
+// of another weight, or padding kSame with a stride.
+class POMONA_API SharedConv2dImpl : public SharedLayer<SharedConv2dImpl> {
+ public:
+  // weight [out, in / groups, height, width], bias [out] or undefined; both are copied.
+  // options.bias() becomes whether there is one.
+  SharedConv2dImpl(const at::Tensor& weight, const at::Tensor& bias,
+                   torch::nn::Conv2dOptions options);
+  explicit SharedConv2dImpl(const torch::nn::Conv2d& conv);
+  void reset() override;
+  void pretty_print(std::ostream& stream) const override;
+  at::Tensor forward(const at::Tensor& input);  // [N, in, H, W] or [in, H, W]
+
+  at::Tensor bias;  // Parameter [out], or undefined
+  torch::nn::Conv2dOptions options;
+};
+TORCH_MODULE(SharedConv2d);
 
 // y = x W^T + b on packed weights; not trainable. The product is float32; input of another floating
 // dtype is widened and the output has the input's dtype.
