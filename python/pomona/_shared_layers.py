@@ -291,3 +291,127 @@ def _check_conv(
             f"SharedConv2d: expected `padding_mode` to be one of {', '.join(_PADDING_MODES)}, "
             f"got {padding_mode!r}."
         )
+
+
+class SharedEmbedding(SharedLayer):
+    """nn.Embedding with ``weight = lookup(codebook, codes)``: k floats to train, reduce and store.
+
+    Only the rows that are asked for are looked up, where a row is whole bytes (``embedding_dim *
+    bits`` divisible by 8); else the whole weight. Under autocast the output has the codebook's
+    dtype, as that of ``nn.Embedding``. Zeros, fresh layers and ``codes`` are as in
+    :class:`SharedLinear`; :meth:`from_embedding` makes one from a shared layer.
+
+    Args:
+        num_embeddings: rows of the weight.
+        embedding_dim: columns of the weight.
+        centroids: entries of the codebook, 0 to 256 together with the zero.
+        padding_idx: a row through which no gradient flows; negative ones count from the end. Its
+            values are centroids like others: they move with them, unless they are zeros.
+        has_zero: whether code 0 stands for 0.0.
+        device: of parameters and codes.
+        dtype: of the codebook.
+
+    Shapes:
+        input ``[...]`` of integers, output ``[..., embedding_dim]``, ``codebook [centroids]``
+        (Parameter), ``codes`` uint8, flat and packed (buffer).
+
+    Raises:
+        InvalidArgument: no centroid and no zero, or more than 256 together; ``padding_idx`` is no
+            row.
+
+    Reference: thesis §4.2-4.3.
+
+    >>> embedding = torch.nn.Embedding(3, 2)
+    >>> _ = embedding.weight.data.copy_(torch.tensor([[0.0, 0.5], [-1.0, 0.5], [2.0, 0.0]]))
+    >>> SharedEmbedding.from_embedding(embedding)(torch.tensor([2, 0])).tolist()
+    [[2.0, 0.0], [0.0, 0.5]]
+    """
+
+    _dense = nn.Embedding
+    _argument = "embedding"
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        centroids: int,
+        padding_idx: int | None = None,
+        *,
+        has_zero: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make the frame; every weight is zero."""
+        super().__init__(centroids, (num_embeddings, embedding_dim), has_zero, device, dtype)
+        if padding_idx is not None:
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise _C.InvalidArgument(
+                    f"SharedEmbedding: expected `padding_idx` in {-num_embeddings}.."
+                    f"{num_embeddings - 1}, got {padding_idx}."
+                )
+            padding_idx %= num_embeddings
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.padding_idx = padding_idx
+
+    @classmethod
+    def from_embedding(cls, embedding: nn.Embedding) -> SharedEmbedding:
+        """The layer of the same outputs, device, dtype and mode.
+
+        Args:
+            embedding: of at most 256 distinct weights; they are copied, zeros become code 0.
+
+        Raises:
+            InvalidArgument: more than 256 distinct weights, NaN or Inf, ``max_norm``,
+                ``scale_grad_by_freq`` or ``sparse``, or not a floating-point ``nn.Embedding``.
+        """
+        return cls._from_dense(embedding)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """``input [...]`` of integers to ``[..., embedding_dim]``."""
+        dtype = self.codebook.dtype
+        row_bits = self.embedding_dim * self.bits
+        if row_bits % 8 != 0:
+            weight = self._lookup(self.codes, self._shape, dtype)
+            return F.embedding(input, weight, self.padding_idx)
+        rows = F.embedding(input, self.codes.reshape(self.num_embeddings, row_bits // 8))
+        output = self._lookup(rows, (*input.shape, self.embedding_dim), dtype)
+        if self.padding_idx is None:
+            return output
+        return torch.where((input == self.padding_idx).unsqueeze(-1), output.detach(), output)
+
+    @classmethod
+    def _why_not(cls, dense: nn.Embedding) -> str:
+        if dense.max_norm is not None:
+            return (
+                f"without `max_norm`, got {dense.max_norm}. It would change rows, and with them "
+                "the codebook of all."
+            )
+        if dense.scale_grad_by_freq:
+            return "without `scale_grad_by_freq`, got True. The gradient is that of a codebook."
+        if dense.sparse:
+            return "without `sparse`, got True. The gradient of a codebook is dense."
+        return ""
+
+    @classmethod
+    def _frame_of(cls, dense: nn.Embedding, centroids: int, has_zero: bool) -> SharedEmbedding:
+        return cls(
+            dense.num_embeddings,
+            dense.embedding_dim,
+            centroids,
+            dense.padding_idx,
+            has_zero=has_zero,
+            device=dense.weight.device,
+            dtype=dense.weight.dtype,
+        )
+
+    def _frame_of_dense(self, **factory: Any) -> nn.Embedding:
+        sizes = (self.num_embeddings, self.embedding_dim)
+        return nn.utils.skip_init(nn.Embedding, *sizes, self.padding_idx, **factory)
+
+    def extra_repr(self) -> str:
+        """What stands between the brackets of repr()."""
+        return (
+            f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}, "
+            f"padding_idx={self.padding_idx}, {self._codes_repr()}"
+        )

@@ -14,6 +14,6 @@ wrapped::
 from __future__ import annotations
 
 from ._packed_linear import PackedLinear
-from ._shared_layers import SharedConv2d, SharedLinear
+from ._shared_layers import SharedConv2d, SharedEmbedding, SharedLinear
 
-__all__ = ["PackedLinear", "SharedConv2d", "SharedLinear"]
+__all__ = ["PackedLinear", "SharedConv2d", "SharedEmbedding", "SharedLinear"]

@@ -10,6 +10,7 @@
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/pimpl.h>
 
@@ -109,6 +110,25 @@ class POMONA_API SharedConv2dImpl : public SharedLayer<SharedConv2dImpl> {
   torch::nn::Conv2dOptions options;
 };
 TORCH_MODULE(SharedConv2d);
+
+// torch::nn::Embedding. Only the rows that are asked for are looked up, where a row is whole bytes
+// (embedding_dim * bits divisible by 8); else the whole weight. Throws InvalidArgument as
+// SharedLinear; for padding_idx that is no row; and for an Embedding with max_norm,
+// scale_grad_by_freq or sparse.
+class POMONA_API SharedEmbeddingImpl : public SharedLayer<SharedEmbeddingImpl> {
+ public:
+  // weight [num_embeddings, embedding_dim], copied. No gradient flows through row padding_idx;
+  // negative ones count from the end.
+  explicit SharedEmbeddingImpl(const at::Tensor& weight,
+                               std::optional<int64_t> padding_idx = std::nullopt);
+  explicit SharedEmbeddingImpl(const torch::nn::Embedding& embedding);
+  void pretty_print(std::ostream& stream) const override;
+  at::Tensor forward(const at::Tensor& input);  // integers [...] -> [..., embedding_dim]
+
+  int64_t num_embeddings, embedding_dim;
+  std::optional<int64_t> padding_idx;
+};
+TORCH_MODULE(SharedEmbedding);
 
 // y = x W^T + b on packed weights; not trainable. The product is float32; input of another floating
 // dtype is widened and the output has the input's dtype.

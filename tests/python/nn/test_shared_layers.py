@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import pomona
-from pomona.nn import SharedConv2d, SharedLinear
+from pomona.nn import SharedConv2d, SharedEmbedding, SharedLinear
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -47,6 +47,10 @@ class Kind:
         return x.to(dtype) if x.is_floating_point() else x
 
 
+def tokens(rows: int) -> torch.Tensor:
+    return torch.randint(0, 9, (rows, 3))
+
+
 KINDS = {
     "linear": Kind(
         lambda: nn.Linear(9, 7),
@@ -61,6 +65,18 @@ KINDS = {
             4, 6, 3, k, padding="same", groups=2, padding_mode="reflect", **options
         ),
         lambda rows: torch.randn(rows, 4, 7, 6),
+    ),
+    "embedding": Kind(
+        lambda: nn.Embedding(9, 8, padding_idx=2),
+        SharedEmbedding.from_embedding,
+        lambda k, **options: SharedEmbedding(9, 8, k, padding_idx=2, **options),
+        tokens,
+    ),
+    "embedding of odd rows": Kind(
+        lambda: nn.Embedding(10, 7, padding_idx=2),
+        SharedEmbedding.from_embedding,
+        lambda k, **options: SharedEmbedding(10, 7, k, padding_idx=2, **options),
+        tokens,
     ),
 }
 
