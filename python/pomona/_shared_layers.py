@@ -415,3 +415,8 @@ class SharedEmbedding(SharedLayer):
             f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}, "
             f"padding_idx={self.padding_idx}, {self._codes_repr()}"
         )
+
+
+SHARED_TWINS: dict[type[nn.Module], type[SharedLayer]] = {
+    layer._dense: layer for layer in (SharedLinear, SharedConv2d, SharedEmbedding)
+}
