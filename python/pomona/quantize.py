@@ -4,7 +4,7 @@
 the model stays as it is: before the optimizer's step each gradient becomes its cluster's mean or
 sum, after it each cluster is one value again. With any element-wise optimizer this equals training
 a codebook ``Parameter``. ``lookup`` and ``centroid_grad`` are the operators that it, and
-``pomona.nn.SharedLinear``, are made of.
+the layers of ``pomona.nn``, are made of.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any, Literal
 import torch
 
 from . import _C
+from ._shared_base import SharedLayer
+from ._shared_layers import SHARED_TWINS
 from ._shell import GradientHooks, Shell, named_owners, resolve, unwrap_optimizers
-from .nn import SharedLinear
 from .rules import FITS, Rules, Share
 
 __all__ = ["ShareReport", "Sharer", "centroid_grad", "fit_codebook", "lookup"]
@@ -441,13 +442,16 @@ class Sharer(Shell):
         self._core.release()
 
     def to_layers_(self, model: torch.nn.Module) -> list[str]:
-        """Replace the ``nn.Linear`` layers under the rules by ``SharedLinear``.
+        """Replace nn.Linear, nn.Conv2d and nn.Embedding under the rules by ``pomona.nn.Shared...``.
 
-        Then there are k floats to train, reduce and store. Only modules of exactly that type
-        without hooks are replaced, and none that is tied to another kind of layer; other shared
-        parameters stay as they are. The replaced parameters are
-        gone: make a new optimizer over ``model.parameters()``. When ``model`` is the sharer's own,
-        the sharer lets go of it (make a new one for what is left; sharing again keeps the codes).
+        Then there are k floats to train, reduce and store. Only modules of exactly these types
+        without hooks are replaced (and no Embedding with ``max_norm``, ``scale_grad_by_freq`` or
+        ``sparse``), and none that is tied to a module that stays; other shared parameters stay as
+        they are. Tied layers, such as an Embedding and the Linear of its weight, share one
+        codebook and one buffer of codes; a ``bias`` is the same Parameter as before. The replaced
+        parameters are gone: make a new optimizer over ``model.parameters()``. When ``model`` is the
+        sharer's own, the sharer lets go of it (make a new one for what is left; sharing again keeps
+        the codes). ``pomona.nn.to_dense_`` is the way back.
 
         Args:
             model: the sharer's own or a copy of it.
@@ -456,8 +460,8 @@ class Sharer(Shell):
             The names of the replaced modules.
 
         Raises:
-            InvalidArgument: before ``step()``, or a weight is not in its codebook. Then nothing is
-                replaced.
+            InvalidArgument: before ``step()``, a layer of several codebooks (``granularity``), or a
+                weight that is not in its codebook. Then nothing is replaced.
         """
         self._check_open("to_layers_")
         if not self.is_shared:
@@ -532,7 +536,7 @@ class Sharer(Shell):
 
     def _replacements(
         self, model: torch.nn.Module
-    ) -> list[tuple[str, torch.nn.Module, str, SharedLinear]]:
+    ) -> list[tuple[str, torch.nn.Module, str, SharedLayer]]:
         """(name, parent, attribute, new layer); tied layers share their codebook."""
         index_of = {name: i for i, name in enumerate(self.names)}
         index_of_weight = {
@@ -541,53 +545,57 @@ class Sharer(Shell):
             if name in index_of
         }
         modules = dict(model.named_modules(remove_duplicate=False))
-        for module in modules.values():  # a weight tied to another kind of layer stays
+        for module in modules.values():  # a weight tied to a module that stays, stays
             if not _is_replaceable(module):
                 for parameter in module.parameters(recurse=False):
                     index_of_weight.pop(id(parameter), None)
-        made: dict[int, SharedLinear] = {}
-        first_of: dict[int, SharedLinear] = {}
+        made: dict[int, SharedLayer] = {}
+        first_of: dict[int, SharedLayer] = {}
         rows = []
         for name, module in modules.items():
             if not _is_replaceable(module) or id(module.weight) not in index_of_weight:
                 continue
             if not name:
+                twin = SHARED_TWINS[type(module)]
                 raise _C.InvalidArgument(
-                    "to_layers_: expected `model` to contain its layers, got an nn.Linear. "
-                    "Use SharedLinear.from_linear."
+                    "to_layers_: expected `model` to contain its layers, got an "
+                    f"nn.{type(module).__name__}. Use {twin.__name__}.from_{twin._argument}."
                 )
             if id(module) not in made:
                 layer = self._to_layer(name, module, index_of_weight[id(module.weight)])
                 tied = first_of.setdefault(id(module.weight), layer)
                 layer.codebook, layer.codes = tied.codebook, tied.codes
+                if getattr(module, "bias", None) is not None:
+                    layer.bias = module.bias
                 made[id(module)] = layer
             parent, _, attribute = name.rpartition(".")
             rows.append((name, modules[parent], attribute, made[id(module)]))
         return rows
 
-    def _to_layer(self, name: str, linear: torch.nn.Linear, index: int) -> SharedLinear:
+    def _to_layer(self, name: str, dense: torch.nn.Module, index: int) -> SharedLayer:
         codes = self._core.codes(index)
         if self._core.group(index) != 0:
             raise _C.InvalidArgument(
                 f"to_layers_: expected one codebook for `{name}`, got one for each "
                 f"{self._core.group(index)} weights. Share it with granularity='tensor'."
             )
-        fits = codes.shape == linear.weight.shape
-        codebook = self._core.codebook(index, linear.weight) if fits else torch.empty(0)
-        if not fits or not torch.equal(codebook[codes.long()], linear.weight):
+        fits = codes.shape == dense.weight.shape
+        codebook = self._core.codebook(index, dense.weight) if fits else torch.empty(0)
+        if not fits or not torch.equal(codebook[codes.long()], dense.weight):
             raise _C.InvalidArgument(
                 f"to_layers_: expected the weight of `{name}` to be in its codebook, got others. "
                 "Is this the model that was shared?"
             )
         has_zero = self._core.has_zero(index)
-        return SharedLinear._from_codes(linear, codebook[int(has_zero) :], codes, has_zero)
+        twin = SHARED_TWINS[type(dense)]
+        return twin._from_codes(dense, codebook[int(has_zero) :], codes, has_zero)
 
 
 def _is_replaceable(module: torch.nn.Module) -> bool:
-    """Exactly nn.Linear (a subclass may do anything), without hooks (they would be lost)."""
-    return type(module) is torch.nn.Linear and not (
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    )
+    """Exactly a layer with a compact twin (a subclass may do anything), without hooks."""
+    twin = SHARED_TWINS.get(type(module))
+    has_hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    return twin is not None and not twin._why_not(module) and not has_hooks
 
 
 def _entry(fields: Mapping[str, Any]) -> tuple[int, int, bool, float]:

@@ -1,6 +1,6 @@
 #pragma once
-// Modules for LibTorch: a linear layer trained through its codebook, and one that runs on packed
-// weights. The same names, buffers and outputs as pomona.nn in Python.
+// Modules for LibTorch: layers trained through their codebook, and one that runs on packed weights.
+// The same names, buffers and outputs as pomona.nn in Python.
 
 #include "pomona/export.h"
 #include "pomona/infer.h"
@@ -9,6 +9,8 @@
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/pimpl.h>
 
@@ -46,31 +48,87 @@ class ByteLayer : public torch::nn::Cloneable<Layer> {
   }
 };
 
-// y = x W^T + b with W = lookup(codebook, codes) (thesis §4.2). `codebook` [k] is the Parameter;
-// `codes` is a buffer of packed codes, flat. A layer with pruned weights has code 0 = 0.0, which no
-// entry of `codebook` holds and no step can move.
-class POMONA_API SharedLinearImpl : public ByteLayer<SharedLinearImpl> {
+// What the compact layers have in common: their weight is lookup(codebook, codes) (thesis §4.2).
+// `codebook` [k] is the Parameter; `codes` is a buffer of packed codes, flat. A layer with pruned
+// weights has code 0 = 0.0, which no entry of `codebook` holds and no step can move.
+template <class Layer>
+class POMONA_API SharedLayer : public ByteLayer<Layer> {
  public:
-  // weight [out, in] with at most 256 distinct values (zero included), bias [out] or undefined;
-  // both are copied. Throws InvalidArgument, with the count, otherwise; for NaN or Inf; and for a
-  // weight that is not floating-point or has not two dimensions.
+  void reset() override;  // what clone() needs: registers copies
+  // Checks what it read. Throws InvalidArgument for codes outside the codebook or of another shape.
+  void load(torch::serialize::InputArchive& archive) override;
+  at::Tensor weight() const;  // as the dense layer has it, differentiable in `codebook`
+
+  at::Tensor codebook;  // Parameter [k], ascending when made
+  at::Tensor codes;     // uint8 [packed_size(weights, bits)]
+  int64_t bits;
+  bool has_zero;
+
+ protected:
+  // weight: floating-point, finite, at most 256 distinct values (zero included); `shape` says its
+  // dimensions in words. Throws InvalidArgument, in the name of `layer`, otherwise.
+  SharedLayer(const char* layer, const at::Tensor& weight, int64_t dims, const char* shape);
+  void register_bias(at::Tensor& bias);  // a copy; undefined: none
+  void print_codes(std::ostream& stream) const;
+
+ private:
+  const char* layer_;
+  std::vector<int64_t> shape_;
+};
+
+// y = x W^T + b. Throws InvalidArgument for a weight that is not floating-point [out, in], holds
+// NaN or Inf, or has more than 256 distinct values (zero included), with the count.
+class POMONA_API SharedLinearImpl : public SharedLayer<SharedLinearImpl> {
+ public:
+  // weight [out, in], bias [out] or undefined; both are copied.
   SharedLinearImpl(const at::Tensor& weight, const at::Tensor& bias);
   explicit SharedLinearImpl(const torch::nn::Linear& linear)
       : SharedLinearImpl(linear->weight, linear->bias) {}
   void reset() override;
-  // Checks what it read. Throws InvalidArgument for codes outside the codebook or of another shape.
-  void load(torch::serialize::InputArchive& archive) override;
   void pretty_print(std::ostream& stream) const override;
   at::Tensor forward(const at::Tensor& input);
-  at::Tensor weight() const;  // [out, in], differentiable
 
-  at::Tensor codebook;  // Parameter [k], ascending when made
-  at::Tensor codes;     // uint8 [packed_size(out * in, bits)]
-  at::Tensor bias;      // Parameter [out], or undefined
-  int64_t in_features, out_features, bits;
-  bool has_zero;
+  at::Tensor bias;  // Parameter [out], or undefined
+  int64_t in_features, out_features;
 };
 TORCH_MODULE(SharedLinear);
+
+// torch::nn::Conv2d, with all its options. Throws InvalidArgument as SharedLinear, and for options
+// of another weight, or padding kSame with a stride.
+class POMONA_API SharedConv2dImpl : public SharedLayer<SharedConv2dImpl> {
+ public:
+  // weight [out, in / groups, height, width], bias [out] or undefined; both are copied.
+  // options.bias() becomes whether there is one.
+  SharedConv2dImpl(const at::Tensor& weight, const at::Tensor& bias,
+                   torch::nn::Conv2dOptions options);
+  explicit SharedConv2dImpl(const torch::nn::Conv2d& conv);
+  void reset() override;
+  void pretty_print(std::ostream& stream) const override;
+  at::Tensor forward(const at::Tensor& input);  // [N, in, H, W] or [in, H, W]
+
+  at::Tensor bias;  // Parameter [out], or undefined
+  torch::nn::Conv2dOptions options;
+};
+TORCH_MODULE(SharedConv2d);
+
+// torch::nn::Embedding. Only the rows that are asked for are looked up, where a row is whole bytes
+// (embedding_dim * bits divisible by 8); else the whole weight. Throws InvalidArgument as
+// SharedLinear; for padding_idx that is no row; and for an Embedding with max_norm,
+// scale_grad_by_freq or sparse.
+class POMONA_API SharedEmbeddingImpl : public SharedLayer<SharedEmbeddingImpl> {
+ public:
+  // weight [num_embeddings, embedding_dim], copied. No gradient flows through row padding_idx;
+  // negative ones count from the end.
+  explicit SharedEmbeddingImpl(const at::Tensor& weight,
+                               std::optional<int64_t> padding_idx = std::nullopt);
+  explicit SharedEmbeddingImpl(const torch::nn::Embedding& embedding);
+  void pretty_print(std::ostream& stream) const override;
+  at::Tensor forward(const at::Tensor& input);  // integers [...] -> [..., embedding_dim]
+
+  int64_t num_embeddings, embedding_dim;
+  std::optional<int64_t> padding_idx;
+};
+TORCH_MODULE(SharedEmbedding);
 
 // y = x W^T + b on packed weights; not trainable. The product is float32; input of another floating
 // dtype is widened and the output has the input's dtype.

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import io
-import pickle
-
 import pytest
 import torch
 from torch import nn
 
-import pomona
 from pomona.nn import SharedLinear
-
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
 def shared_linear(values: int, *, zeros: bool, dtype=torch.float32, bias=True) -> nn.Linear:
@@ -49,18 +42,6 @@ def test_shared_linear_agrees_with_cpp_byte_for_byte():
     assert layer(torch.tensor(GOLDEN_INPUT)).tolist() == GOLDEN_OUTPUT
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("zeros", [False, True])
-@pytest.mark.parametrize("values", [1, 2, 3, 4, 15, 16, 40])
-def test_from_linear_gives_the_same_weight_bit_for_bit(values, zeros, dtype):
-    linear = shared_linear(values, zeros=zeros, dtype=dtype)
-    layer = SharedLinear.from_linear(linear)
-    assert torch.equal(layer.weight, linear.weight)
-    assert layer.has_zero == zeros
-    assert len(layer.codebook) == values
-    assert layer.codebook.dtype == dtype
-
-
 def test_from_linear_of_256_values_and_of_255_with_zero():
     for zeros in [False, True]:
         linear = nn.Linear(16, 16)
@@ -88,90 +69,6 @@ def test_outputs_equal_those_of_the_linear_layer():
         assert torch.equal(SharedLinear.from_linear(linear)(x), linear(x))
 
 
-def test_the_gradient_of_the_codebook_is_the_sum_over_each_cluster():
-    linear = shared_linear(5, zeros=True, dtype=torch.float64)
-    layer = SharedLinear.from_linear(linear)
-    x = torch.randn(4, 9, dtype=torch.float64)
-    layer(x).square().sum().backward()
-    linear(x).square().sum().backward()
-    for value, gradient in zip(layer.codebook.tolist(), layer.codebook.grad, strict=True):
-        expected = linear.weight.grad[linear.weight == value].sum()
-        torch.testing.assert_close(gradient, expected)
-    torch.testing.assert_close(layer.bias.grad, linear.bias.grad)
-
-
-def test_no_step_moves_a_pruned_weight():
-    layer = SharedLinear.from_linear(shared_linear(5, zeros=True))
-    pruned = layer.weight == 0
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=0.1)
-    for _ in range(20):
-        optimizer.zero_grad()
-        layer(torch.randn(8, 9)).square().sum().backward()
-        optimizer.step()
-    assert torch.equal(layer.weight == 0, pruned)
-
-
-def test_state_dict_has_three_keys_and_loads_into_a_fresh_layer():
-    layer = SharedLinear.from_linear(shared_linear(5, zeros=True))
-    assert list(layer.state_dict()) == ["codebook", "bias", "codes"]
-    for assign in [False, True]:
-        fresh = SharedLinear(9, 7, 5, has_zero=True)
-        fresh.load_state_dict(layer.state_dict(), assign=assign)
-        assert torch.equal(fresh.weight, layer.weight)
-
-
-def test_deepcopy_pickle_and_torch_save_keep_the_layer():
-    layer = SharedLinear.from_linear(shared_linear(5, zeros=True)).eval()
-    file = io.BytesIO()
-    torch.save(layer.state_dict(), file)
-    file.seek(0)
-    loaded = SharedLinear(9, 7, 5, has_zero=True)
-    loaded.load_state_dict(torch.load(file, weights_only=True))
-    for twin in [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded]:
-        assert torch.equal(twin.weight, layer.weight)
-
-
-def test_a_change_of_dtype_leaves_the_codes():
-    layer = SharedLinear.from_linear(shared_linear(5, zeros=True))
-    codes = layer.codes.clone()
-    for dtype in DTYPES:
-        layer.to(dtype)
-        assert layer.weight.dtype == dtype
-        assert layer.codes.dtype == torch.uint8
-        assert torch.equal(layer.codes, codes)
-
-
-def test_autocast_runs_in_bfloat16_and_gives_float_gradients():
-    layer = SharedLinear.from_linear(shared_linear(5, zeros=True))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert layer.weight.dtype == torch.bfloat16
-        y = layer(torch.randn(2, 9))
-    assert y.dtype == torch.bfloat16
-    y.float().sum().backward()
-    assert layer.codebook.grad.dtype == torch.float32
-
-
-@pytest.mark.parametrize("zeros", [False, True])
-def test_forward_and_backward_compile_without_a_graph_break(zeros):
-    layer = SharedLinear.from_linear(shared_linear(5, zeros=zeros))
-    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
-    for rows in [2, 5]:
-        x = torch.randn(rows, 9)
-        for one in [layer, compiled]:
-            one.zero_grad()
-            one(x).square().sum().backward()
-        torch.testing.assert_close(compiled(x), layer(x))
-        torch.testing.assert_close(compiled.codebook.grad, layer.codebook.grad)
-
-
-def test_export_takes_the_layer():
-    layer = SharedLinear.from_linear(shared_linear(5, zeros=True))
-    rows = torch.export.Dim("rows")
-    program = torch.export.export(layer, (torch.randn(2, 9),), dynamic_shapes=({0: rows},))
-    x = torch.randn(6, 9)
-    torch.testing.assert_close(program.module()(x), layer(x))
-
-
 def test_a_transformer_layer_reads_the_weight_in_eval_mode():
     block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
     for name in ["linear1", "linear2"]:
@@ -182,15 +79,6 @@ def test_a_transformer_layer_reads_the_weight_in_eval_mode():
         assert torch.equal(getattr(block, name).weight, expected)
     with torch.no_grad():
         assert block(torch.randn(2, 5, 8)).isfinite().all()
-
-
-def test_from_linear_keeps_mode_and_frozen_parameters():
-    linear = shared_linear(3, zeros=False).eval()
-    linear.weight.requires_grad_(False)
-    layer = SharedLinear.from_linear(linear)
-    assert not layer.training
-    assert not layer.codebook.requires_grad
-    assert layer.bias.requires_grad
 
 
 def test_repr_names_what_matters():
@@ -211,48 +99,6 @@ def test_negative_zero_is_a_pruned_weight():
 
 # ---------------------------------------------------------------------------------------------
 # Bad input
-
-
-def test_from_linear_refuses_more_than_256_values_and_says_how_many():
-    with pytest.raises(pomona.InvalidArgument, match="at most 256 distinct values, got 289"):
-        SharedLinear.from_linear(nn.Linear(17, 17))
-
-
-def test_from_linear_refuses_nan():
-    linear = shared_linear(3, zeros=False)
-    linear.weight.data[0, 0] = float("nan")
-    with pytest.raises(pomona.InvalidArgument, match="finite, got NaN or Inf"):
-        SharedLinear.from_linear(linear)
-
-
-def test_from_linear_refuses_another_layer():
-    with pytest.raises(pomona.InvalidArgument, match=r"nn\.Linear, got Conv2d"):
-        SharedLinear.from_linear(nn.Conv2d(1, 1, 1))
-
-
-@pytest.mark.parametrize(
-    ("centroids", "has_zero"), [(0, False), (-1, True), (256, True), (257, False)]
-)
-def test_a_layer_of_too_few_or_many_centroids_is_refused(centroids, has_zero):
-    with pytest.raises(pomona.InvalidArgument, match=r"`centroids` .*in 1\.\.256, got"):
-        SharedLinear(4, 4, centroids, has_zero=has_zero)
-
-
-def test_load_state_dict_refuses_codes_outside_the_codebook():
-    layer = SharedLinear.from_linear(shared_linear(5, zeros=False))
-    state = layer.state_dict()
-    state["codes"] = state["codes"] | 0x0F
-    before = layer.weight.clone()
-    with pytest.raises(RuntimeError, match=r"codes: expected codes up to 4, got 15"):
-        layer.load_state_dict(state)
-    assert torch.equal(layer.weight, before)
-
-
-def test_load_state_dict_refuses_codes_of_another_dtype():
-    layer = SharedLinear.from_linear(shared_linear(5, zeros=False))
-    state = {**layer.state_dict(), "codes": layer.codes.float()}
-    with pytest.raises(RuntimeError, match=r"uint8, got torch\.float32"):
-        layer.load_state_dict(state)
 
 
 def test_load_state_dict_refuses_a_layer_whose_code_0_means_something_else():
