@@ -14,7 +14,7 @@ from .dsd import DSD
 from .infer import PackReport, pack_
 from .io import SaveReport, entries, load, load_, save
 from .prune import Pruner
-from .quantize import Sharer
+from .quantize import Sharer, fisher
 from .retrain import Frozen, adjust_dropout_, freeze
 from .rules import Prune, Share, rules_from_json, rules_to_json
 from .schedules import OBD, Cubic, Growing, Iterative, OneShot, StdFactor, Surgery
@@ -67,6 +67,7 @@ __all__ = [
     "cuda_available",
     "dead_neurons",
     "entries",
+    "fisher",
     "freeze",
     "load",
     "load_",

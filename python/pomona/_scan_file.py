@@ -5,6 +5,8 @@
     (dense),0.0,430500,430500,0.91
     conv1.weight,0.1,450,500,0.93
 
+A scan of bits has "bits" for "sparsity" and "sparsities".
+
 A line is a point, and is written when the point is measured; a last line without its end is one
 that was being written when the scan was stopped, and does not count.
 """
@@ -25,13 +27,23 @@ DENSE = "(dense)"
 
 
 class Point(NamedTuple):
-    """One measurement: only this parameter pruned, the others as they were."""
+    """One measurement: only this parameter pruned (or shared), the others as they were."""
 
     layer: str
-    sparsity: float
+    setting: float  # the sparsity, or the bits
     kept: int
     size: int
     metric: float
+
+    @property
+    def sparsity(self) -> float:
+        """Of a scan of sparsities: of this one."""
+        return self.setting
+
+    @property
+    def bits(self) -> int:
+        """Of a scan of bits: of this one."""
+        return int(self.setting)
 
 
 Identity = dict[str, Any]
@@ -59,7 +71,8 @@ def check_folder(what: str, path: str | os.PathLike[str]) -> Path:
 def lines_of(identity: Identity, points: list[Point]) -> str:
     """The text of a whole file."""
     head = MARK + json.dumps(identity) + "\n"
-    columns = ("layer", "sparsity", "kept", "size", identity["metric"])
+    column = "bits" if "bits" in identity else "sparsity"
+    columns = ("layer", column, "kept", "size", identity["metric"])
     return head + _line(columns) + "".join(map(_line, points))
 
 
@@ -97,7 +110,8 @@ def read(what: str, path: Path) -> tuple[Identity, list[Point]]:
         if not head.startswith(MARK):
             raise ValueError("its first line is another")
         identity = json.loads(head[len(MARK) :])
-        identity["layers"], identity["sparsities"], identity["metric"]
+        identity["layers"], identity["metric"]
+        identity["bits" if "bits" in identity else "sparsities"]
         rows = list(csv.reader(io.StringIO(body)))[1:]
         return identity, [_point(row) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
@@ -108,8 +122,8 @@ def read(what: str, path: Path) -> tuple[Identity, list[Point]]:
 
 
 def _point(row: list[str]) -> Point:
-    layer, sparsity, kept, size, metric = row
-    return Point(layer, float(sparsity), int(kept), int(size), float(metric))
+    layer, setting, kept, size, metric = row
+    return Point(layer, float(setting), int(kept), int(size), float(metric))
 
 
 def _line(cells: tuple[Any, ...]) -> str:

@@ -30,6 +30,7 @@ def draw(scan: Sensitivity, path: Path, *, title: str, x: str, log: bool | None)
             "to_png: expected matplotlib to be installed, got none. Run `pip install matplotlib`."
         ) from None
     count = len(scan.layers)
+    kind = scan._kind
     figure = Figure(figsize=(8.8, max(4.6, 1.4 + 0.26 * count)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -37,7 +38,10 @@ def draw(scan: Sensitivity, path: Path, *, title: str, x: str, log: bool | None)
         points = [p for p in scan.rows if p.layer == layer and math.isfinite(p.metric)]
         color = f"C{index}" if count <= 10 else colormaps["turbo"](0.05 + 0.9 * index / (count - 1))
         axes.plot(
-            [100 * (p.sparsity if x == "sparsity" else p.kept / max(p.size, 1)) for p in points],
+            [
+                100 * p.kept / max(p.size, 1) if x == "density" else kind.factor * p.setting
+                for p in points
+            ],
             [p.metric for p in points],
             color=color,
             marker=_MARKERS[index % len(_MARKERS)],
@@ -57,12 +61,12 @@ def _dress(scan: Sensitivity, axes: Any, *, title: str, x: str, log: bool) -> No
     if log:
         _log_scale(scan, axes)
     axes.set_title(title, loc="left", fontsize=12, pad=10)
-    axes.set_xlabel("weights pruned in this layer [%]" if x == "sparsity" else "weights kept [%]")
-    axes.set_ylabel(f"{scan.metric}, only this layer pruned, not retrained")
+    axes.set_xlabel("weights kept [%]" if x == "density" else scan._kind.axis)
+    axes.set_ylabel(f"{scan.metric}, only this layer {scan._kind.done}, not retrained")
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if x != "sparsity":
+    if x == "density":
         axes.invert_xaxis()
     handles, labels = axes.get_legend_handles_labels()
     dense = axes.lines[-1]

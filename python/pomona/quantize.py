@@ -9,32 +9,16 @@ the layers of ``pomona.nn``, are made of.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import torch
 
 from . import _C
-from ._shared_base import SharedLayer
-from ._shared_layers import SHARED_TWINS
-from ._shell import GradientHooks, Shell, named_owners, resolve, unwrap_optimizers
-from .rules import FITS, Rules, Share
+from ._sharer import Sharer, ShareReport
+from .rules import FITS
 
-__all__ = ["ShareReport", "Sharer", "centroid_grad", "fit_codebook", "lookup"]
-
-# Optimizers that mix the entries of a tensor: members of a cluster would not move as one.
-_NOT_ELEMENT_WISE = {
-    "LBFGS": "its direction comes from inner products over all weights",
-    "Adafactor": "its second moment is factored over rows and columns",
-    "Muon": "it orthogonalizes each matrix",
-    "Shampoo": "it preconditions rows and columns",
-    "SOAP": "it rotates each matrix into an eigenbasis",
-    "SparseAdam": "it takes sparse gradients",
-}
+__all__ = ["ShareReport", "Sharer", "centroid_grad", "fisher", "fit_codebook", "lookup"]
 
 
 def lookup(
@@ -185,423 +169,67 @@ def fit_codebook(
     return _C.fit_codebook(values, k, FITS.index(fit), seed, float(rate), importance)
 
 
-@dataclasses.dataclass(frozen=True)
-class ShareReport:
-    """One line of ``Sharer.report()``.
+def fisher(
+    model: torch.nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.nn.functional.cross_entropy,
+) -> dict[str, torch.Tensor]:
+    """How much each weight matters: the mean of its squared gradients over batches.
+
+    It is the diagonal of the empirical Fisher information (of batches), which stands for that of
+    the Hessian: moving weight w by d costs about ``fisher * d^2 / 2``. ``Sharer.step(importance)``
+    and ``fit_codebook(importance=...)`` take it. The model, its gradients and its mode are as they
+    were afterwards; it runs in eval mode.
 
     Args:
-        name: the parameter.
-        size: its weights.
-        kept: those that are not pruned.
-        centroids: values of a codebook that the kept ones take; 0 before sharing.
-        groups: codebooks; 0 before sharing.
-        entropy: bits that an ideal coder takes for the code of a kept weight.
-        squared_error: sum of (w - c)^2 when the codes were made.
-    """
+        model: whose parameters are measured, those that require gradients.
+        batches: (inputs, targets), as ``loss(model(inputs), targets)`` takes them; small batches
+            measure better.
+        loss: a number to differentiate.
 
-    name: str
-    size: int
-    kept: int
-    centroids: int
-    groups: int
-    entropy: float
-    squared_error: float
-
-
-class Sharer(Shell):
-    """Shares the weights of each layer under a rule and trains the centroids.
-
-    The constructor does not touch the model. The first ``step()`` clusters each layer (a layer with
-    zeros keeps them: code 0 is 0.0), writes the centroids into the weights and pools the
-    optimizer's state; from then on every step of the optimizer moves the centroids. Use it beside
-    ``Pruner`` as it is.
-
-    Args:
-        model: whose parameters the rules name; never wrapped.
-        rules: ``{"fc*": 5, "conv*": 8}`` or ``{pattern: pomona.Share(bits=...)}``; see
-            ``pomona.rules``.
-        optimizer: a torch optimizer (or a wrapper, or a list) that steps these parameters; may come
-            later by ``attach``.
-        reduction: "mean" keeps the dense network's learning rate usable; "sum" is the thesis's
-            equation to the letter, and wants a learning rate smaller by about the size of a
-            cluster.
+    Returns:
+        name -> float32 of the parameter's shape, on its device; by every name of a tied parameter.
 
     Raises:
-        InvalidArgument: bits outside 1..8, a rule that matches nothing or names an integer
-            parameter, an optimizer that does not hold a parameter under a rule or that is not
-            element-wise.
+        InvalidArgument: no batches, or no parameter that requires gradients.
 
-    Reference: thesis §4.2-4.4.
+    Reference: Kim et al., SqueezeLLM, 2023, §4.1.
 
-    >>> model = torch.nn.Linear(16, 4)
-    >>> sharer = Sharer(model, {"*": 2}, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
-    >>> sharer.step()
+    >>> model = torch.nn.Linear(4, 2)
+    >>> batches = [(torch.randn(8, 4), torch.randint(0, 2, (8,))) for _ in range(3)]
+    >>> importance = fisher(model, batches)
+    >>> Sharer(model, {"weight": 2}).step({"weight": importance["weight"]})
     True
-    >>> len(model.weight.unique())
-    4
     """
-
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        rules: Rules,
-        *,
-        optimizer: Any = None,
-        reduction: Literal["mean", "sum"] = "mean",
-    ) -> None:
-        """Find the parameters and attach the optimizer; the model is as it was."""
-        super().__init__(model)
-        if reduction not in ("mean", "sum"):
-            raise _C.InvalidArgument(
-                f'Sharer: expected `reduction` to be "mean" or "sum", got {reduction!r}.'
-            )
-        rows = [(name, shape, rule._row()) for name, shape, rule in resolve(model, rules, Share)]
-        self._reduction = reduction
-        self._core = _C.Sharer(rows, reduction == "sum")
-        self._gradients = GradientHooks(self._on_gradient)
-        self._is_finalized = False
-        self._is_free = False
-        self._find_owners()
-        if optimizer is not None:
-            self.attach(optimizer)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether ``step()`` has shared the weights (or a state that has was loaded)."""
-        return self._core.is_shared()
-
-    def attach(self, optimizer: Any) -> None:
-        """Take over a new optimizer (or a list), after one is made, copied or replaced.
-
-        Raises:
-            InvalidArgument: it is no optimizer, is not element-wise, or does not hold a parameter
-                that has a rule. Then nothing has changed.
-        """
-        self._check_open("attach")
-        for inner in unwrap_optimizers(optimizer):
-            for kind in type(inner).__mro__:
-                if kind.__name__ in _NOT_ELEMENT_WISE:
-                    raise _C.InvalidArgument(
-                        f"Sharer: expected `optimizer` to be element-wise, got {kind.__name__}: "
-                        f"{_NOT_ELEMENT_WISE[kind.__name__]}. Use SGD, Adam, AdamW, RMSprop, ..."
-                    )
-        super().attach(optimizer)
-        for inner in self._optimizers:
-            self._handles.append(inner.register_step_pre_hook(self._pool_after_closure))
-
-    def step(self, importance: Mapping[str, torch.Tensor] | None = None) -> bool:
-        """Share on the first call; on later ones check that no weight has left its codebook.
-
-        Args:
-            importance: how much each weight matters, by name (``pomona.fisher``): codebooks then
-                minimise the sum of importance * (w - c)^2. Parameters without one weigh the same.
-
-        Returns:
-            Whether it shared.
-
-        Raises:
-            InvalidArgument: NaN or Inf in a weight, a layer of zeros only, an importance that does
-                not fit, or (later) a weight that has left its codebook; each named. Then the model
-                is as it was.
-        """
-        self._check_open("step")
-        self._find_owners()
-        return self._core.assign(self._live(), self._importance(importance))
-
-    def reassign_(self, importance: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Fit codebooks and codes anew to the weights as they are now, and write the centroids.
-
-        For schemes that alternate: train freely under :meth:`free`, which ends in this.
-
-        Raises:
-            InvalidArgument: before ``step()``, and as ``step()``.
-        """
-        self._check_open("reassign_")
-        if not self.is_shared:
-            raise _C.InvalidArgument("reassign_: expected a shared model, got none. Call step().")
-        self._find_owners()
-        self._core.reassign(self._live(), self._importance(importance))
-
-    @contextlib.contextmanager
-    def free(self) -> Iterator[None]:
-        """Within it, weights train one by one; at its end they are shared anew.
-
-        Zeros are not kept either, unless a ``Pruner`` keeps them. (With codes fixed, the default,
-        our networks did better than with codes that change at every step.)
-
-        >>> model = torch.nn.Linear(16, 4)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> sharer = Sharer(model, {"*": 2}, optimizer=optimizer)
-        >>> _ = sharer.step()
-        >>> with sharer.free():
-        ...     model(torch.randn(8, 16)).square().mean().backward()
-        ...     optimizer.step()
-        >>> len(model.weight.unique())
-        4
-        """
-        self._check_open("free")
-        self._is_free = True
-        try:
-            yield
-        finally:
-            self._is_free = False
-        self.reassign_()
-
-    def pool(self) -> None:
-        """Pool the gradients now, before ``clip_grad_norm_``; else the optimizer's step does it.
-
-        A gradient is pooled once in a step, however often this is called. Call it after the last
-        ``backward()``, and after ``GradScaler.unscale_``.
-        """
-        weights = self._weights()
-        self._gradients.follow(weights)  # to notice that a backward() follows without a step
-        if not self._is_free:
-            self._core.pool(list(range(len(weights))), weights)
-
-    def report(self) -> list[ShareReport]:
-        """One line for each parameter under a rule.
-
-        Raises:
-            InvalidArgument: a shared weight has left its codebook.
-        """
-        self._find_owners()
-        self._core.check(self._live())
-        return [ShareReport(*line) for line in self._core.report()]
-
-    def codebooks(self) -> dict[str, torch.Tensor]:
-        """The centroids as the weights hold them now: ``weight == codebook[codes]``.
-
-        Code 0 is 0.0 in a pruned layer.
-
-        Returns:
-            name -> ``[k]`` of the weight's dtype and device, or ``[groups, k]`` where the rule has
-            a granularity (entries that a group does not use are 0); empty before ``step()``.
-        """
-        pairs = zip(self.names, self._weights(), strict=True)
-        return {name: self._core.codebook(i, w) for i, (name, w) in enumerate(pairs)}
-
-    def codes(self) -> dict[str, torch.Tensor]:
-        """name -> codes, uint8, of the weight's shape, CPU. All 0 before ``step()``."""
-        return {name: self._core.codes(i).clone() for i, name in enumerate(self.names)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The codes and what else a resumed run needs. The centroids are in the model's own state.
-
-        Returns:
-            ``{"codes": {name: uint8 of the weight's shape}, "history": JSON}``, of the same keys
-            and shapes from construction on.
-        """
-        is_shared, is_sum, entries = self._core.state()
-        parameters = {
-            name: {"k": k, "group": group, "has_zero": has_zero, "squared_error": error}
-            for name, _, k, group, has_zero, error in entries
-        }
-        history = {
-            "is_shared": is_shared,
-            "reduction": "sum" if is_sum else "mean",
-            "parameters": parameters,
-        }
-        codes = {name: codes for name, codes, *_ in entries}
-        return {"codes": codes, "history": json.dumps(history)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict()``; load the model and the optimizer too, in any order.
-
-        Raises:
-            InvalidArgument: a state of another model (every name and shape that differs is listed),
-                of other rules or another reduction, or damaged. Then nothing has changed.
-        """
-        try:
-            history = json.loads(state["history"])
-            rows = [
-                (name, codes, *_entry(history["parameters"].get(name, {})))
-                for name, codes in state["codes"].items()
-            ]
-            snapshot = (bool(history["is_shared"]), history["reduction"] == "sum", rows)
-            self._core.load_state(snapshot)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise _C.InvalidArgument(
-                f"Sharer.load_state_dict: expected `state` as state_dict() gives it, got {error!r}."
-            ) from None
-
-    def finalize(self) -> None:
-        """Let go of the optimizer and forget the codes.
-
-        The weights stay as they are, but for rules with ``entries``: training has moved their
-        centroids, which are rounded once more.
-        """
-        if not self._is_finalized and self.is_shared:
-            self._find_owners()
-            self._core.round(self._live())
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self._is_finalized = True
-        self._detach()
-        self._gradients.remove()
-        self._core.release()
-
-    def to_layers_(self, model: torch.nn.Module) -> list[str]:
-        """Replace nn.Linear, nn.Conv2d and nn.Embedding under the rules by ``pomona.nn.Shared...``.
-
-        Then there are k floats to train, reduce and store. Only modules of exactly these types
-        without hooks are replaced (and no Embedding with ``max_norm``, ``scale_grad_by_freq`` or
-        ``sparse``), and none that is tied to a module that stays; other shared parameters stay as
-        they are. Tied layers, such as an Embedding and the Linear of its weight, share one
-        codebook and one buffer of codes; a ``bias`` is the same Parameter as before. The replaced
-        parameters are gone: make a new optimizer over ``model.parameters()``. When ``model`` is the
-        sharer's own, the sharer lets go of it (make a new one for what is left; sharing again keeps
-        the codes). ``pomona.nn.to_dense_`` is the way back.
-
-        Args:
-            model: the sharer's own or a copy of it.
-
-        Returns:
-            The names of the replaced modules.
-
-        Raises:
-            InvalidArgument: before ``step()``, a layer of several codebooks (``granularity``), or a
-                weight that is not in its codebook. Then nothing is replaced.
-        """
-        self._check_open("to_layers_")
-        if not self.is_shared:
-            raise _C.InvalidArgument("to_layers_: expected a shared model, got none. Call step().")
-        replacements = self._replacements(model)
-        names = []
-        for name, parent, attribute, module in replacements:
-            setattr(parent, attribute, module)
-            names.append(name)
-        if model is self._model and names:
-            if self._optimizers:
-                warnings.warn(
-                    "to_layers_: the attached optimizer holds parameters that are no longer in the "
-                    "model; make a new one over model.parameters().",
-                    stacklevel=2,
+    named = {
+        name: parameter
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if parameter.requires_grad
+    }
+    if not named:
+        raise _C.InvalidArgument(
+            "fisher: expected `model` to have parameters that require gradients, got none."
+        )
+    parameters = list(named.values())
+    squares = {id(p): torch.zeros_like(p, dtype=torch.float32) for p in parameters}
+    modes = {module: module.training for module in model.modules()}
+    count = 0
+    try:
+        model.eval()
+        for inputs, targets in batches:
+            with torch.enable_grad():
+                found = torch.autograd.grad(
+                    loss(model(inputs), targets), parameters, allow_unused=True
                 )
-            self._let_go()
-        return names
-
-    def _check_open(self, verb: str) -> None:
-        if self._is_finalized:
-            raise _C.InvalidArgument(f"Sharer: expected {verb}() before finalize(), got it after.")
-
-    # What hooks call
-
-    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self._is_free:
-            self._core.pool(*self._held_by(optimizer))
-
-    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self._is_free:
-            self._core.keep(*self._held_by(optimizer))
-
-    def _pool_after_closure(
-        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """A closure makes its gradients inside the step: pool them as it returns."""
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            return None
-
-        def closure_and_pool() -> Any:
-            loss = closure()
-            for index in self._held_by(optimizer)[0]:
-                self._core.expect_gradient(index)
-            self._before_step(optimizer)
-            return loss
-
-        if len(args) > 1:
-            return (args[0], closure_and_pool, *args[2:]), kwargs
-        return args, {**kwargs, "closure": closure_and_pool}
-
-    def _on_gradient(self, index: int, gradient: torch.Tensor) -> None:
-        self._core.expect_gradient(index)
-
-    def _held_by(self, optimizer: torch.optim.Optimizer) -> tuple[list[int], list[torch.Tensor]]:
-        """Each optimizer of a list pools and keeps what it steps, and nothing else."""
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        weights = self._weights()
-        which = [i for i, weight in enumerate(weights) if id(weight) in held]
-        return which, [weights[i] for i in which]
-
-    def _importance(self, given: Mapping[str, torch.Tensor] | None) -> list[torch.Tensor | None]:
-        if given is None:
-            return []
-        if unknown := sorted(set(given) - set(self.names)):
-            raise _C.InvalidArgument(
-                f"Sharer: expected `importance` of parameters under a rule, got {unknown}. "
-                f"Under a rule are {self.names}."
-            )
-        return [given.get(name) for name in self.names]
-
-    def _replacements(
-        self, model: torch.nn.Module
-    ) -> list[tuple[str, torch.nn.Module, str, SharedLayer]]:
-        """(name, parent, attribute, new layer); tied layers share their codebook."""
-        index_of = {name: i for i, name in enumerate(self.names)}
-        index_of_weight = {
-            id(getattr(*owner)): index_of[name]
-            for name, owner in named_owners(model).items()
-            if name in index_of
-        }
-        modules = dict(model.named_modules(remove_duplicate=False))
-        for module in modules.values():  # a weight tied to a module that stays, stays
-            if not _is_replaceable(module):
-                for parameter in module.parameters(recurse=False):
-                    index_of_weight.pop(id(parameter), None)
-        made: dict[int, SharedLayer] = {}
-        first_of: dict[int, SharedLayer] = {}
-        rows = []
-        for name, module in modules.items():
-            if not _is_replaceable(module) or id(module.weight) not in index_of_weight:
-                continue
-            if not name:
-                twin = SHARED_TWINS[type(module)]
-                raise _C.InvalidArgument(
-                    "to_layers_: expected `model` to contain its layers, got an "
-                    f"nn.{type(module).__name__}. Use {twin.__name__}.from_{twin._argument}."
-                )
-            if id(module) not in made:
-                layer = self._to_layer(name, module, index_of_weight[id(module.weight)])
-                tied = first_of.setdefault(id(module.weight), layer)
-                layer.codebook, layer.codes = tied.codebook, tied.codes
-                if getattr(module, "bias", None) is not None:
-                    layer.bias = module.bias
-                made[id(module)] = layer
-            parent, _, attribute = name.rpartition(".")
-            rows.append((name, modules[parent], attribute, made[id(module)]))
-        return rows
-
-    def _to_layer(self, name: str, dense: torch.nn.Module, index: int) -> SharedLayer:
-        codes = self._core.codes(index)
-        if self._core.group(index) != 0:
-            raise _C.InvalidArgument(
-                f"to_layers_: expected one codebook for `{name}`, got one for each "
-                f"{self._core.group(index)} weights. Share it with granularity='tensor'."
-            )
-        fits = codes.shape == dense.weight.shape
-        codebook = self._core.codebook(index, dense.weight) if fits else torch.empty(0)
-        if not fits or not torch.equal(codebook[codes.long()], dense.weight):
-            raise _C.InvalidArgument(
-                f"to_layers_: expected the weight of `{name}` to be in its codebook, got others. "
-                "Is this the model that was shared?"
-            )
-        has_zero = self._core.has_zero(index)
-        twin = SHARED_TWINS[type(dense)]
-        return twin._from_codes(dense, codebook[int(has_zero) :], codes, has_zero)
-
-
-def _is_replaceable(module: torch.nn.Module) -> bool:
-    """Exactly a layer with a compact twin (a subclass may do anything), without hooks."""
-    twin = SHARED_TWINS.get(type(module))
-    has_hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    return twin is not None and not twin._why_not(module) and not has_hooks
-
-
-def _entry(fields: Mapping[str, Any]) -> tuple[int, int, bool, float]:
-    return (
-        int(fields.get("k", 0)),
-        int(fields.get("group", 0)),
-        bool(fields.get("has_zero", False)),
-        float(fields.get("squared_error", 0.0)),
-    )
+            gradients = {id(p): g for p, g in zip(parameters, found, strict=True)}
+            for parameter in parameters:
+                gradient = gradients.pop(id(parameter), None)  # a tied one counts once
+                if gradient is not None:
+                    squares[id(parameter)] += gradient.detach().float().square()
+            count += 1
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if count == 0:
+        raise _C.InvalidArgument("fisher: expected at least one batch, got none.")
+    return {name: squares[id(p)] / count for name, p in named.items()}

@@ -1,7 +1,8 @@
 """How much of each layer can go (thesis §3.2): prune one layer, measure, put it back, go on.
 
-Every point is made by a real ``pomona.Pruner`` with the very rule that it will be given later, so
-the scan promises nothing that pruning does not do.
+The same for the bits that its codes need (thesis §4.3). Every point is made by a real
+``pomona.Pruner`` or ``pomona.Sharer`` with the very rule that it will be given later, so the scan
+promises nothing that they do not do.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from . import _C, _scan_file, _scan_plot
 from ._model_state import Surroundings, bits, restored
 from ._progress import progress_bar
 from ._scan_file import DENSE, Point
+from ._scan_kind import BITS, SPARSITY, Kind, kind_of
 from ._shell import named_owners, resolve
-from .prune import Pruner
 from .report import text_table
-from .rules import Prune, Rules, rules_from_json, rules_to_json
+from .rules import Prune, Rules, Share, rules_from_json, rules_to_json
 
 __all__ = ["Point", "Sensitivity", "sensitivity"]
 
@@ -37,8 +38,8 @@ Evaluate = Callable[[torch.nn.Module], float]
 class Sensitivity:
     """What a scan has measured; ``str()`` is a table.
 
-    ``rows`` has a Point (layer, sparsity, kept, size, metric) for each layer and sparsity, in the
-    model's order; ``dense`` is the metric of the model as it is.
+    ``rows`` has a Point (layer, sparsity or bits, kept, size, metric) for each layer and sparsity
+    (or number of bits), in the model's order; ``dense`` is the metric of the model as it is.
     """
 
     dense: float
@@ -70,29 +71,31 @@ class Sensitivity:
         return self.table()
 
     def table(self) -> str:
-        """A row for each layer, a column for each sparsity, in plain text."""
-        sparsities = self.identity["sparsities"]
-        metrics = {(p.layer, p.sparsity): f"{p.metric:.4g}" for p in self.rows}
+        """A row for each layer, a column for each sparsity or number of bits, in plain text."""
+        settings = self.identity[self._kind.key]
+        metrics = {(p.layer, p.setting): f"{p.metric:.4g}" for p in self.rows}
         rows = [
-            [name, f"{size:,}", *[metrics[name, s] for s in sparsities]]
+            [name, f"{size:,}", *[metrics[name, s] for s in settings]]
             for name, size in self.sizes.items()
         ]
-        columns = ["pruned", "weights", *[f"{100 * s:.4g} %" for s in sparsities]]
+        columns = [self._kind.done, "weights", *map(self._kind.label, settings)]
         return f"{text_table(columns, rows)}\n{self.metric} of the dense network: {self.dense:.4g}"
 
-    def rules(self, tolerance: float) -> dict[str, Prune | None]:
+    def rules(self, tolerance: float) -> dict[str, Prune | None] | dict[str, Share | None]:
         """The largest sparsity of each layer up to which the metric stays within a tolerance.
 
-        The layers were pruned one at a time: together they cost more, which retraining has to win
-        back. So these are where to start (thesis §3.2), not a promise.
+        Or, of a scan of bits, the fewest down to which it does. The layers were changed one at a
+        time: together they cost more, which retraining has to win back. So these are where to start
+        (thesis §3.2), not a promise.
 
         Args:
             tolerance: how much worse than the dense network a layer may make it, in units of the
                 metric.
 
         Returns:
-            Rules for ``pomona.Pruner``, with what else the scan's rule said (criterion, ..., but no
-            schedule); None where even the smallest sparsity is too much.
+            Rules for ``pomona.Pruner`` (or ``Sharer``), with what else the scan's rule said
+            (criterion, ..., but no schedule); None where even the smallest sparsity (the most bits)
+            is too much.
 
         Raises:
             InvalidArgument: a tolerance that is negative or no number.
@@ -102,16 +105,17 @@ class Sensitivity:
                 f"Sensitivity.rules: expected `tolerance` to be at least 0, got {tolerance!r}."
             )
         sign = 1 if self.lower_is_better else -1
-        rules: dict[str, Prune | None] = {}
+        kind = self._kind
+        rules: dict[str, Any] = {}
         for layer in self.identity["layers"]:
             best = None
-            for point in (p for p in self.rows if p.layer == layer["name"]):
+            points = [p for p in self.rows if p.layer == layer["name"]]
+            for point in points if kind.gentle_first else reversed(points):
                 if not sign * (point.metric - self.dense) <= tolerance:
                     break
-                best = point.sparsity
-            template = rules_from_json(json.dumps([["*", layer["rule"]]]), Prune)["*"]
-            rule = None if best is None else dataclasses.replace(template, sparsity=best)
-            rules[layer["name"]] = rule
+                best = point.setting
+            template = rules_from_json(json.dumps([["*", layer["rule"]]]), kind.rule)["*"]
+            rules[layer["name"]] = None if best is None else kind.at(template, best)
         return rules
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
@@ -133,7 +137,7 @@ class Sensitivity:
             OSError: no such file, ...
         """
         identity, points = _scan_file.read("from_csv", Path(path))
-        wanted = len(identity["layers"]) * len(identity["sparsities"]) + 1
+        wanted = len(identity["layers"]) * len(identity[kind_of(identity).key]) + 1
         if len(points) != wanted or points[0].layer != DENSE:
             raise _C.InvalidArgument(
                 f"from_csv: expected {wanted} points, got {len(points)} in {str(path)!r}. "
@@ -145,8 +149,8 @@ class Sensitivity:
         self,
         path: str | os.PathLike[str],
         *,
-        title: str = "Sensitivity to pruning, layer by layer",
-        x: str = "sparsity",
+        title: str = "Sensitivity, layer by layer",
+        x: str | None = None,
         log: bool | None = None,
     ) -> None:
         """Draw a line for each layer, the dense network dashed. Needs matplotlib.
@@ -154,18 +158,23 @@ class Sensitivity:
         Args:
             path: the file.
             title: stands above the picture.
-            x: "sparsity", or "density" for what is kept, from 100 % down, as in the thesis.
+            x: None: what was varied; "density", of a scan of sparsities: what is kept, from 100 %
+                down, as in the thesis.
             log: whether the metric's axis is logarithmic; None decides by its range.
 
         Raises:
             InvalidArgument: no matplotlib, the folder does not exist, another ``x``.
         """
-        if x not in ("sparsity", "density"):
-            raise _C.InvalidArgument(
-                f"to_png: expected `x` to be 'sparsity' or 'density', got {x!r}."
-            )
+        known = (None, self._kind.column, *(("density",) if self._kind is SPARSITY else ()))
+        if x not in known:
+            words = " or ".join(repr(word) for word in known[1:])
+            raise _C.InvalidArgument(f"to_png: expected `x` to be {words}, got {x!r}.")
         file = _scan_file.check_folder("to_png", path)
-        _scan_plot.draw(self, file, title=title, x=x, log=log)
+        _scan_plot.draw(self, file, title=title, x=x or self._kind.column, log=log)
+
+    @property
+    def _kind(self) -> Kind:
+        return kind_of(self.identity)
 
     @property
     def _first(self) -> Point:
@@ -178,7 +187,8 @@ def sensitivity(
     evaluate: Evaluate,
     rules: Rules | None = None,
     *,
-    sparsities: Iterable[float] = SPARSITIES,
+    sparsities: Iterable[float] | None = None,
+    bits: Iterable[int] | None = None,
     metric: str = "error %",
     lower_is_better: bool = True,
     resume: str | os.PathLike[str] | None = None,
@@ -186,7 +196,8 @@ def sensitivity(
 ) -> Sensitivity:
     """Prune one layer at a time, at each sparsity, and measure what that does to the network.
 
-    Each point is a real ``Pruner`` of one parameter and one ``step()``; then the weights are put
+    Or, with ``bits``, share it. Each point is a real ``Pruner`` (``Sharer``) of one parameter and
+    one ``step()``; then the weights are put
     back bit for bit, and so are buffers, training flags, gradients and random numbers, after each
     point and after any error or interrupt. Nothing is copied but one layer at a time, the buffers
     and gradients that exist.
@@ -196,10 +207,11 @@ def sensitivity(
         evaluate: model -> the metric. It is called on the model itself, always in the same state
             (random numbers too), and must not train it. A point whose weights are those of the
             dense network is not evaluated again.
-        rules: as for ``Pruner``; the sparsity and the schedule in them do not count, every
-            sparsity is reached in one step. Default: all floating-point parameters with two or
-            more dimensions, by magnitude.
-        sparsities: each in [0, 1).
+        rules: as for ``Pruner`` (``Sharer``); the sparsity and the schedule (the bits and codes) in
+            them do not count, every sparsity is reached in one step. Default: all floating-point
+            parameters with two or more dimensions, by magnitude (by the exact fit).
+        sparsities: each in [0, 1); None: 0 to 0.95, unless there are ``bits``.
+        bits: each in 1..8: share with so many instead of pruning (thesis Fig. 4.8).
         metric: its name, in tables and pictures.
         lower_is_better: False for accuracies.
         resume: a CSV file that grows by a line with each point; a scan that was stopped goes on
@@ -210,8 +222,9 @@ def sensitivity(
         The points: ``.table()``, ``.to_csv(path)``, ``.to_png(path)``, ``.rules(tolerance)``.
 
     Raises:
-        InvalidArgument: a sparsity outside [0, 1) or twice, rules that match nothing, a metric that
-            is no number, a file of another scan, a folder that does not exist.
+        InvalidArgument: a sparsity outside [0, 1) or twice (bits outside 1..8), both of them,
+            rules that match nothing, a metric that is no number, a file of another scan, a folder
+            that does not exist.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)
@@ -223,13 +236,21 @@ def sensitivity(
         Han, thesis §3.2; Han et al., Learning both Weights and Connections, NIPS 2015, §3.
     """
     _check(model, evaluate, metric)
-    steps = _sorted(sparsities)
-    found = {name: rule for name, _, rule in resolve(model, rules or {"*": Prune(0.0)}, Prune)}
+    if bits is not None and sparsities is not None:
+        raise _C.InvalidArgument("sensitivity: expected `sparsities` or `bits`, got both.")
+    kind = SPARSITY if bits is None else BITS
+    steps = (
+        kind.sorted(SPARSITIES if sparsities is None else sparsities)
+        if bits is None
+        else (kind.sorted(bits))
+    )
+    every = {"*": Prune(0.0) if bits is None else Share(8)}
+    found = {name: rule for name, _, rule in resolve(model, rules or every, kind.rule)}
     if not found:
         raise _C.InvalidArgument(
-            f"sensitivity: expected `rules` to prune a parameter, got only None in {rules!r}."
+            f"sensitivity: expected `rules` to name a parameter, got only None in {rules!r}."
         )
-    identity = _identity(model, found, steps, metric, lower_is_better)
+    identity = _identity(model, kind, found, steps, metric, lower_is_better)
     known = {} if resume is None else _open(resume, identity)
     scan = _Scan(model, evaluate, identity, known, None if resume is None else Path(resume))
     dense, rows = scan.run(found, steps, progress)
@@ -238,7 +259,7 @@ def sensitivity(
 
 @dataclasses.dataclass
 class _Scan:
-    """A scan at work. ``known`` has the points that a file held, by layer and sparsity."""
+    """A scan at work. ``known`` has the points that a file held, by layer and setting."""
 
     model: torch.nn.Module
     evaluate: Evaluate
@@ -247,12 +268,13 @@ class _Scan:
     file: Path | None
 
     def run(
-        self, rules: dict[str, Prune], sparsities: list[float], show: bool
+        self, rules: dict[str, Any], settings: list[float], show: bool
     ) -> tuple[float, list[Point]]:
-        """The dense metric, and a point for each layer and sparsity."""
+        """The dense metric, and a point for each layer and setting."""
         surroundings = Surroundings(self.model)
         owners = named_owners(self.model)
-        total, done = len(rules) * len(sparsities) + 1, len(self.known)
+        kind = kind_of(self.identity)
+        total, done = len(rules) * len(settings) + 1, len(self.known)
         rows = []
         with progress_bar("sensitivity", total, done, show=show) as advance:
             dense = self.known.get((DENSE, 0.0))
@@ -262,32 +284,34 @@ class _Scan:
                 dense = self._keep(Point(DENSE, 0.0, size, size, metric))
                 advance("dense")
             for name, rule in rules.items():
-                for sparsity in sparsities:
-                    point = self.known.get((name, sparsity))
+                for setting in settings:
+                    point = self.known.get((name, setting))
                     if point is None:
                         weight = getattr(*owners[name])
-                        one = _at(rule, sparsity)
-                        point = self._keep(self._point(surroundings, name, weight, one, dense))
-                        advance(f"{name} at {100 * sparsity:.4g} %")
+                        one = kind.at(rule, setting)
+                        point = self._point(surroundings, name, weight, (kind, one, setting), dense)
+                        self._keep(point)
+                        advance(f"{name} at {kind.label(setting)}")
                     rows.append(point)
         return dense.metric, rows
 
     def _point(
-        self, surroundings: Surroundings, name: str, weight: torch.Tensor, rule: Prune, dense: Point
+        self,
+        surroundings: Surroundings,
+        name: str,
+        weight: torch.Tensor,
+        at: tuple[Kind, Any, float],
+        dense: Point,
     ) -> Point:
-        """What the real prune of this parameter does to the metric."""
+        """What really pruning (or sharing) this parameter does to the metric."""
+        kind, rule, setting = at
         with restored(weight) as values:
-            pruner = Pruner(self.model, {name: rule})  # a whole name is this one alone
-            try:
-                pruner.step()
-                kept = sum(row.kept for row in pruner.report())
-            finally:
-                pruner.finalize()  # its hooks go
+            kept = kind.apply(self.model, name, rule)
             if torch.equal(bits(weight), bits(values)):
                 metric = dense.metric
             else:
-                metric = self._measure(surroundings, f"{name} at sparsity {rule.sparsity}")
-        return Point(name, rule.sparsity, kept, weight.numel(), metric)
+                metric = self._measure(surroundings, f"{name} at {kind.column} {setting}")
+        return Point(name, setting, kept, weight.numel(), metric)
 
     def _measure(self, surroundings: Surroundings, where: str) -> float:
         try:
@@ -331,33 +355,11 @@ def _check(model: object, evaluate: object, metric: object) -> None:
         )
 
 
-def _sorted(sparsities: Iterable[float]) -> list[float]:
-    values = list(sparsities)
-    wrong = [s for s in values if not _is_number(s) or not 0 <= s < 1]
-    if wrong or not values:
-        got = wrong[0] if wrong else "none"
-        raise _C.InvalidArgument(
-            f"sensitivity: expected `sparsities` to be numbers in [0, 1), got {got!r}."
-        )
-    if len(set(values)) != len(values):
-        twice = next(s for s in values if values.count(s) > 1)
-        raise _C.InvalidArgument(
-            f"sensitivity: expected `sparsities` to be distinct, got {twice!r} twice."
-        )
-    return sorted(map(float, values))
-
-
-def _at(rule: Prune, sparsity: float) -> Prune:
-    """The rule at this sparsity, reached in one step."""
-    one_shot = getattr(Prune(0.0), "schedule", None)
-    others = {} if one_shot is None else {"schedule": one_shot}
-    return dataclasses.replace(rule, sparsity=sparsity, **others)
-
-
 def _identity(
     model: torch.nn.Module,
-    rules: dict[str, Prune],
-    sparsities: list[float],
+    kind: Kind,
+    rules: dict[str, Any],
+    settings: list[float],
     metric: str,
     lower_is_better: bool,
 ) -> dict[str, Any]:
@@ -367,14 +369,16 @@ def _identity(
         {
             "name": name,
             "shape": list(getattr(*owners[name]).shape),
-            "rule": json.loads(rules_to_json({name: _at(rule, 0.0)}, Prune))[0][1],
+            "rule": json.loads(rules_to_json({name: kind.at(rule, kind.gentlest)}, kind.rule))[0][
+                1
+            ],
         }
         for name, rule in rules.items()
     ]
     identity = {
         "metric": metric,
         "lower_is_better": lower_is_better,
-        "sparsities": sparsities,
+        kind.key: settings,
         "layers": layers,
         "weights": _digest(getattr(*owner) for owner in owners.values()),
     }
@@ -406,4 +410,4 @@ def _open(
             f"other {', '.join(different)}. Name another file or delete it."
         )
     _scan_file.replace(path, _scan_file.lines_of(identity, points))
-    return {(point.layer, point.sparsity): point for point in points}
+    return {(point.layer, point.setting): point for point in points}

@@ -161,12 +161,13 @@ def test_every_point_is_what_a_real_pruner_of_that_layer_gives(dtype):
 def test_the_pruner_is_given_the_very_rule_at_each_sparsity(model, monkeypatch):
     given = []
 
-    class Spy(pomona.Pruner):
-        def __init__(self, model, rules):
-            given.append(rules)
-            super().__init__(model, rules)
+    make = pomona.Pruner.__init__
 
-    monkeypatch.setattr(sys.modules[pomona.sensitivity.__module__], "Pruner", Spy)
+    def spy(self, model, rules, **options):
+        given.append(rules)
+        make(self, model, rules, **options)
+
+    monkeypatch.setattr(pomona.Pruner, "__init__", spy)
     rule = pomona.Prune(0.7)
     result = scan(model, rules={"fc1": rule, "fc2": 0.2, "*": None})
     assert result.layers == ["fc1.weight", "fc2.weight"]
@@ -325,7 +326,7 @@ def test_a_metric_that_is_nan_names_the_point(model):
         ({"sparsities": ()}, r"`sparsities` to be numbers in \[0, 1\), got 'none'\."),
         ({"sparsities": (0.5, 0.2, 0.5)}, r"`sparsities` to be distinct, got 0\.5 twice\."),
         ({"rules": {"fc9": 0.5}}, r"fc9"),
-        ({"rules": {"*": None}}, r"expected `rules` to prune a parameter, got only None"),
+        ({"rules": {"*": None}}, r"expected `rules` to name a parameter, got only None"),
         ({"metric": "two\nlines"}, r"expected `metric` to be a name on one line"),
         ({"resume": 3}, r"resume: expected a str or a pathlib\.Path, got int"),
         ({"evaluate": 3}, r"expected `evaluate` to be callable, got int"),
