@@ -41,8 +41,8 @@ at::Tensor packed_codes(const at::Tensor& indices, int64_t bits) {
 
 }  // namespace
 
-SharedWeight share_weight(const char* layer, const at::Tensor& weight, int64_t dims,
-                          const char* shape) {
+SharedWeight take_codebook(const char* layer, const at::Tensor& weight, int64_t dims,
+                           const char* shape) {
   check_weight(layer, weight, dims, shape);
   auto [values, indices, counts] =
       at::_unique2(weight.detach().contiguous().flatten(), /*sorted=*/true,

@@ -21,8 +21,8 @@ struct SharedWeight {
 
 // An empty weight has no values: it counts as zeros, so that the codebook is never empty. Throws as
 // the constructor of SharedLayer.
-SharedWeight share_weight(const char* layer, const at::Tensor& weight, int64_t dims,
-                          const char* shape);
+SharedWeight take_codebook(const char* layer, const at::Tensor& weight, int64_t dims,
+                           const char* shape);
 // Throws InvalidArgument, in the name of `layer`, unless `count` codes are of these bits and lie in
 // the codebook.
 void check_shared(const char* layer, const SharedWeight& shared, int64_t count);
@@ -34,7 +34,7 @@ template <class Layer>
 SharedLayer<Layer>::SharedLayer(const char* layer, const at::Tensor& weight, int64_t dims,
                                 const char* shape)
     : layer_(layer), shape_(weight.sizes().vec()) {
-  SharedWeight shared = share_weight(layer, weight, dims, shape);
+  SharedWeight shared = take_codebook(layer, weight, dims, shape);
   codebook = std::move(shared.codebook);
   codes = std::move(shared.codes);
   bits = shared.bits;

@@ -1,13 +1,11 @@
 // apply_masks_: zeroes each tensor where its mask's bit is 0, many tensors in one call.
 #include "prune/apply_masks.h"
 
+#include "in_place.h"
 #include "prune/apply_masks_kernel.h"
 
 #include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <c10/core/GradMode.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -91,26 +89,14 @@ auto apply_masks_handle() {
   return handle;
 }
 
-// Without this a tensor saved for backward before the call would give a wrong gradient silently.
 void apply_masks_in_place_or_view(c10::DispatchKeySet keys, at::TensorList tensors,
                                   at::TensorList masks) {
-  {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    apply_masks_handle().redispatch(keys & c10::after_ADInplaceOrView_keyset, tensors, masks);
-  }
-  for (const at::Tensor& tensor : tensors) tensor.unsafeGetTensorImpl()->bump_version();
+  redispatch_in_place(apply_masks_handle(), keys, tensors, tensors, masks);
 }
 
-// Zeroing is no step of the model: nothing is recorded, and what would have to be is refused, as
-// torch refuses any in-place operation on a leaf.
 void apply_masks_autograd(c10::DispatchKeySet keys, at::TensorList tensors, at::TensorList masks) {
-  for (size_t i = 0; i < tensors.size() && c10::GradMode::is_enabled(); ++i) {
-    TORCH_CHECK(!tensors[i].requires_grad(), "apply_masks_: expected tensors[", i,
-                "] not to require gradients here, got one that does. Call it under "
-                "torch.no_grad(): it is not differentiable.");
-  }
-  const at::AutoDispatchBelowAutograd guard;
-  apply_masks_handle().redispatch(keys & c10::after_autograd_keyset, tensors, masks);
+  redispatch_unrecorded(apply_masks_handle(), keys, "apply_masks_", "tensors", tensors, tensors,
+                        masks);
 }
 
 }  // namespace

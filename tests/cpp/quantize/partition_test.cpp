@@ -29,7 +29,7 @@ long double literal_optimum(const Points& points, int k) {
   constexpr auto kInfinity = std::numeric_limits<long double>::infinity();
   std::vector<std::vector<long double>> cost(n + 1, std::vector<long double>(n + 1, 0));
   for (size_t i = 0; i < n; ++i) {
-    long double mass = 0, mean = 0, sum = 0;
+    long double mass = 0, mean = points.positions[i], sum = 0;
     for (size_t j = i; j < n; ++j) {
       const long double weight = points.weights[j], distance = points.positions[j] - mean;
       mass += weight;
