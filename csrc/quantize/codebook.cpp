@@ -150,8 +150,8 @@ CodeLayout layout_of(const at::Tensor& packed, int64_t count, int64_t k, const C
           k};
 }
 
-// A large fresh output is written once, page by page: with huge pages that takes a fourth of the
-// time (a plain page fault costs more than the thousand look-ups that fill the page).
+// A large fresh output is written once, page by page, and a page fault costs more than the thousand
+// look-ups that fill a plain page: ask for huge ones.
 void advise_huge_pages(const at::Tensor& out) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHuge = uintptr_t{2} << 20;

@@ -70,8 +70,8 @@ namespace detail {
 
 // sums[code i] += grad[i], for elements that begin at a whole byte of codes. Accumulators take
 // turns, so that equal codes in a row do not wait for one another's sum; sixteen codes are read at
-// once. (Plain code is the fastest here: comparing with each code in AVX-512 took 1.7 times as
-// long, gathering and scattering 2.4 times.)
+// once. (Plain code is the fastest here: comparing with each code in AVX-512, and gathering and
+// scattering, take longer.)
 template <int kBits, class Grad, class Sum>
 void add_codes(std::span<const Grad> grad, const uint8_t* codes, std::span<Sum, kCodeValues> sums) {
   constexpr size_t kCopies = 8, kBlock = 16;

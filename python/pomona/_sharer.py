@@ -169,8 +169,7 @@ class Sharer(Shell):
     def free(self) -> Iterator[None]:
         """Within it, weights train one by one; at its end they are shared anew.
 
-        Zeros are not kept either, unless a ``Pruner`` keeps them. (With codes fixed, the default,
-        our networks did better than with codes that change at every step.)
+        Zeros are not kept either, unless a ``Pruner`` keeps them.
 
         >>> model = torch.nn.Linear(16, 4)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
