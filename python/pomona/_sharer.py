@@ -144,11 +144,13 @@ class Sharer(Shell):
 
         Raises:
             InvalidArgument: NaN or Inf in a weight, a layer of zeros only, an importance that does
-                not fit, or (later) a weight that has left its codebook; each named. Then the model
-                is as it was.
+                not fit, a weight that another sharer on the same optimizer has shared, or (later) a
+                weight that has left its codebook; each named. Then the model is as it was.
         """
         self._check_open("step")
         self._find_owners()
+        if not self.is_shared:
+            self._check_alone()
         return self._core.assign(self._live(), self._importance(importance))
 
     def reassign_(self, importance: Mapping[str, torch.Tensor] | None = None) -> None:
@@ -326,6 +328,21 @@ class Sharer(Shell):
     def _check_open(self, verb: str) -> None:
         if self._is_finalized:
             raise _C.InvalidArgument(f"Sharer: expected {verb}() before finalize(), got it after.")
+
+    def _check_alone(self) -> None:
+        """Refuse weights that another sharer moves: each would undo what the other does."""
+        for optimizer in self._optimizers:
+            for hook in optimizer._optimizer_step_pre_hooks.values():
+                other = getattr(hook, "__self__", None)
+                if not isinstance(other, Sharer) or other is self or not other.is_shared:
+                    continue
+                theirs = {id(weight) for weight in other._weights()}
+                pairs = zip(self.names, self._weights(), strict=True)
+                if twice := [name for name, weight in pairs if id(weight) in theirs]:
+                    raise _C.InvalidArgument(
+                        "Sharer: expected weights that no sharer on this optimizer has shared, got "
+                        f"{', '.join(twice)}. Use that one, or finalize() it first."
+                    )
 
     # What hooks call
 

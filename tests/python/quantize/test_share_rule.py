@@ -226,3 +226,18 @@ def test_one_code_has_no_room_for_zeros():
     model.weight.data[0] = 0
     with pytest.raises(InvalidArgument, match="to have no zeros where it has one code"):
         Sharer(model, {"weight": Share(1, codes=1)}).step()
+
+
+def test_sharing_twice_on_one_optimizer_is_refused():
+    model = layer()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    first = Sharer(model, {"weight": 3}, optimizer=optimizer)
+    second = Sharer(model, {"weight": 2}, optimizer=optimizer)
+    first.step()
+    before = model.weight.detach().clone()
+    with pytest.raises(InvalidArgument, match="on this optimizer has shared, got weight"):
+        second.step()
+    assert torch.equal(model.weight, before)
+    first.finalize()
+    assert second.step()
+    assert len(model.weight.unique()) == 4
