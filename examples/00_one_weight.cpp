@@ -106,9 +106,9 @@ pomona::RelativeIndex index(const pomona::Weight& weight) {
   const auto relative = pomona::relative_index(weight.mask, kGapBits);
   std::printf(
       "\n4. Relative index of %d bits: zeros before each weight; F skips %d zeros\n   gaps   ",
-      kGapBits, relative.filler());
-  for (const uint16_t gap : relative.gaps) {
-    gap == relative.filler() ? std::printf(" F") : std::printf(" %d", gap);
+      kGapBits, static_cast<int>(relative.filler()));
+  for (const uint32_t gap : relative.gaps) {
+    gap == relative.filler() ? std::printf(" F") : std::printf(" %d", static_cast<int>(gap));
   }
   std::printf("\n   as the thesis stores it (gap,code; code 0 is a filler's zero)\n   ");
   for (const auto& entry : pomona::stored_entries(relative, weight.codes)) {
@@ -119,8 +119,7 @@ pomona::RelativeIndex index(const pomona::Weight& weight) {
 }
 
 // Histogram, lengths, codes and stream of one kind of symbol.
-template <class Symbol>
-void huffman(const char* what, const std::vector<Symbol>& symbols, int64_t alphabet) {
+void huffman(const char* what, const std::vector<uint8_t>& symbols, int64_t alphabet) {
   const auto counts = pomona::histogram(symbols, alphabet);
   const auto lengths = pomona::huffman_lengths(counts);
   const auto codes = pomona::canonical_codes(lengths);
@@ -130,10 +129,10 @@ void huffman(const char* what, const std::vector<Symbol>& symbols, int64_t alpha
     std::printf("     %zu  %2d  %s\n", symbol, static_cast<int>(counts[symbol]),
                 binary(codes[symbol], lengths[symbol]).c_str());
   }
-  const bool is_huffman = (stream[0] & std::byte{1}) != std::byte{0};
-  std::printf("     stream, %d bits, %s, the first bit first:",
-              static_cast<int>(pomona::coded_size_bits(counts)),
-              is_huffman ? "Huffman with its table" : "fixed width since a table does not pay");
+  std::printf(
+      "     %d bits: the table of lengths and the codes, each filled to bytes, the first bit "
+      "first:",
+      static_cast<int>(pomona::coded_size_bits(counts)));
   for (size_t i = 0; i < stream.size(); ++i) {
     std::string bits = binary(static_cast<uint32_t>(stream[i]), 8);
     std::printf("%s%s", i % 8 == 0 ? "\n       " : " ",
@@ -161,12 +160,16 @@ void print_file(const std::filesystem::path& path, const pomona::FileEntry& entr
 
 pomona::Weight through_a_file(const pomona::Weight& weight) {
   const auto path = std::filesystem::temp_directory_path() / "00_one_weight.pomona";
-  pomona::FileWriter writer(path, {.gap_bits = kGapBits});
+  pomona::FileWriter writer(path,
+                            {.goal = pomona::Goal::kHuffman, .gap_bits = kGapBits, .parallel = {}});
   const auto entry = writer.add(weight);
   writer.commit();
   print_file(path, entry);
   auto back = pomona::FileReader(path).read(weight.name);
   std::filesystem::remove(path);
+  std::printf("   the smallest that there is: %d bytes in place of %d\n",
+              static_cast<int>(pomona::coded_entry(weight).bytes()),
+              static_cast<int>(entry.bytes()));
   std::printf("\n7. Read back: %s\n",
               back == weight ? "the same weight, bit for bit" : "DIFFERENT");
   return back;
@@ -203,7 +206,8 @@ int main() {
   const auto weight = share(matrix, mask);
   const auto relative = index(weight);
   std::printf("\n5. Huffman: frequent symbols get short codes\n");
-  huffman("gaps", relative.gaps, relative.filler() + 1);
+  // With so few bits a gap is its own symbol, and the filler the last.
+  huffman("gaps", {relative.gaps.begin(), relative.gaps.end()}, pomona::gap_alphabet(kGapBits));
   huffman("codes", weight.codes, static_cast<int64_t>(weight.codebook.size()));
   multiply(through_a_file(weight));
 }

@@ -12,7 +12,6 @@ namespace pomona {
 namespace {
 
 constexpr uint32_t kPolynomial = 0x82F63B78;
-constexpr uint32_t kStart = 0xFFFFFFFF;
 
 // kTables[t][b]: what byte b does to the remainder when t more bytes follow it.
 using Tables = std::array<std::array<uint32_t, 256>, 8>;
@@ -38,8 +37,9 @@ constexpr Tables make_tables() {
 constexpr Tables kTables = make_tables();
 
 #if defined(__x86_64__)
-__attribute__((target("sse4.2"))) uint32_t crc32c_sse42(std::span<const std::byte> bytes) {
-  uint64_t remainder = kStart;
+__attribute__((target("sse4.2"))) uint32_t crc32c_sse42(std::span<const std::byte> bytes,
+                                                        uint32_t before) {
+  uint64_t remainder = ~before;
   size_t i = 0;
   for (; i + 8 <= bytes.size(); i += 8) {
     remainder = _mm_crc32_u64(remainder, load_little_endian<uint64_t>(bytes.data() + i));
@@ -52,8 +52,8 @@ __attribute__((target("sse4.2"))) uint32_t crc32c_sse42(std::span<const std::byt
 
 }  // namespace
 
-uint32_t crc32c_portable(std::span<const std::byte> bytes) {
-  uint32_t remainder = kStart;
+uint32_t crc32c_portable(std::span<const std::byte> bytes, uint32_t before) {
+  uint32_t remainder = ~before;
   size_t i = 0;
   for (; i + 8 <= bytes.size(); i += 8) {
     const uint64_t word = load_little_endian<uint64_t>(bytes.data() + i) ^ remainder;
@@ -66,12 +66,12 @@ uint32_t crc32c_portable(std::span<const std::byte> bytes) {
   return ~remainder;
 }
 
-uint32_t crc32c(std::span<const std::byte> bytes) {
+uint32_t crc32c(std::span<const std::byte> bytes, uint32_t before) {
 #if defined(__x86_64__)
   static const bool has_instruction = __builtin_cpu_supports("sse4.2") != 0;
-  if (has_instruction) return crc32c_sse42(bytes);
+  if (has_instruction) return crc32c_sse42(bytes, before);
 #endif
-  return crc32c_portable(bytes);
+  return crc32c_portable(bytes, before);
 }
 
 }  // namespace pomona

@@ -10,10 +10,11 @@
 
 namespace pomona {
 
-// crc32c("123456789") == 0xE3069283. Uses the CPU's instruction where there is one.
-POMONA_API uint32_t crc32c(std::span<const std::byte> bytes);
+// crc32c("123456789") == 0xE3069283; crc32c("6789", crc32c("12345")) as well. Uses the CPU's
+// instruction where there is one.
+POMONA_API uint32_t crc32c(std::span<const std::byte> bytes, uint32_t before = 0);
 
 // The same without the instruction: eight bytes a step from eight tables.
-POMONA_API uint32_t crc32c_portable(std::span<const std::byte> bytes);
+POMONA_API uint32_t crc32c_portable(std::span<const std::byte> bytes, uint32_t before = 0);
 
 }  // namespace pomona

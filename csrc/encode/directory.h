@@ -1,6 +1,6 @@
 #pragma once
-// What stands where in a file: constants, the sections of a tensor, and the directory that lists
-// them. Source: docs/format.md; the order of fields there and here is the same.
+// What stands where in a file: constants, and the directory that lists the tensors' sections.
+// Source: docs/format.md; the order of fields there and here is the same.
 
 #include "pomona/file.h"
 
@@ -15,36 +15,38 @@
 namespace pomona {
 
 inline constexpr std::array<uint8_t, 8> kMagic{0x89, 'P', 'O', 'M', '\r', '\n', 0x1A, '\n'};
-inline constexpr uint16_t kVersion = 1;
+inline constexpr uint16_t kVersion = 2;
 inline constexpr size_t kHeaderSize = 16;
 inline constexpr size_t kFooterSize = 24;
-inline constexpr int64_t kMaxNumel = int64_t{1} << 36;  // so that a mask is 8 GiB at most
+inline constexpr int64_t kMaxNumel = int64_t{1} << 36;
 inline constexpr int64_t kMaxFileCentroids = 256;
 
-// In the order in which they lie in the file.
-enum class Section : uint8_t { kCodebook, kPositions, kCodes, kValues };
-inline constexpr std::array kSections{Section::kCodebook, Section::kPositions, Section::kCodes,
-                                      Section::kValues};
-inline constexpr std::array<std::string_view, 4> kSectionNames{"codebook", "positions", "codes",
-                                                               "values"};
-
-// One number or string of bytes for each section.
-template <class T>
-using PerSection = std::array<T, kSections.size()>;
-
-// 0 when the tensor has no such section.
-uint64_t section_size(const FileEntry& entry, Section section);
 // "fc1.weight/positions".
-std::string section_name(const FileEntry& entry, Section section);
+std::string part_name(const FileEntry& entry, std::string_view part);
 
 struct TensorRecord {
   FileEntry entry;
-  PerSection<uint32_t> checksums{};  // 0 where there is no section
+  uint32_t checksum = 0;  // of its section; 0 where there is none
 };
 
-std::vector<std::byte> write_directory(std::span<const TensorRecord> records);
-// `offset` is the directory's own in the file; the tensors' offsets follow from their order. Throws
-// CorruptFile for anything that write_directory would not write.
-std::vector<TensorRecord> read_directory(std::span<const std::byte> bytes, uint64_t offset);
+// A section that belongs to no tensor. Odd kinds must be understood, even ones may be skipped.
+struct ExtraSection {
+  uint64_t kind = 0;
+  uint64_t offset = 0;
+  uint64_t size = 0;
+  uint32_t checksum = 0;
+};
+inline constexpr uint64_t kMetadata = 0;
+
+struct Directory {
+  std::vector<TensorRecord> tensors;  // in the order in which their sections lie
+  std::vector<ExtraSection> extras;   // after them
+};
+
+std::vector<std::byte> write_directory(const Directory& directory);
+// `offset` is the directory's own in the file; the sections' offsets follow from their order.
+// Throws CorruptFile for anything that write_directory would not write, InvalidArgument for a
+// section that must be understood and is not.
+Directory read_directory(std::span<const std::byte> bytes, uint64_t offset);
 
 }  // namespace pomona

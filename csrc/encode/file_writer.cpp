@@ -44,10 +44,18 @@ void check_coding(const Coding& coding) {
   }
 }
 
+void check_weight(const Weight& weight) {
+  weight.check();
+  if (weight.numel() > kMaxNumel) {
+    throw InvalidArgument(text("FileWriter: expected '", weight.name,
+                               "' to have at most 2^36 elements, got ", weight.numel(), "."));
+  }
+}
+
 }  // namespace
 
 struct FileWriter::Impl {
-  Impl(const std::filesystem::path& path, Coding how) : coding(how), file(path) {
+  Impl(const std::filesystem::path& path, Coding how) : coding(std::move(how)), file(path) {
     file.append(make_header());
   }
   void check_is_open() const {
@@ -57,47 +65,66 @@ struct FileWriter::Impl {
     }
   }
 
+  // Appends a section and returns its checksum.
+  uint32_t append(std::span<const std::byte> section) {
+    if (section.empty()) return 0;
+    file.append(section);
+    return crc32c(section);
+  }
+
   Coding coding;
   NewFile file;
-  std::vector<TensorRecord> records;
+  Directory directory;
+  std::string metadata;
   std::set<std::string, std::less<>> names;
 };
 
 FileWriter::FileWriter(std::filesystem::path path, Coding coding) {
   check_coding(coding);
-  impl_ = std::make_unique<Impl>(path, coding);
+  impl_ = std::make_unique<Impl>(path, std::move(coding));
 }
 
 FileWriter::~FileWriter() = default;
 
+FileEntry coded_entry(const Weight& weight, const Coding& coding) {
+  check_coding(coding);
+  check_weight(weight);
+  return encode_tensor(weight, coding).entry;
+}
+
 FileEntry FileWriter::add(const Weight& weight) {
   impl_->check_is_open();
-  weight.check();
-  if (weight.numel() > kMaxNumel) {
-    throw InvalidArgument(text("FileWriter: expected '", weight.name,
-                               "' to have at most 2^36 elements, got ", weight.numel(), "."));
-  }
+  check_weight(weight);
   if (impl_->names.contains(weight.name)) {
     throw InvalidArgument(
         text("FileWriter: expected names that differ, got '", weight.name, "' twice."));
   }
-  TensorRecord record;
-  const auto sections = encode_sections(weight, impl_->coding, record.entry);
-  record.entry.offset = impl_->file.size();
-  for (const Section section : kSections) {
-    const auto& bytes = sections[static_cast<size_t>(section)];
-    if (bytes.empty()) continue;
-    record.checksums[static_cast<size_t>(section)] = crc32c(bytes);
-    impl_->file.append(bytes);
-  }
+  CodedTensor coded = encode_tensor(weight, impl_->coding);
+  coded.entry.offset = impl_->file.size();
+  const uint32_t checksum = impl_->append(coded.section);
   impl_->names.insert(weight.name);
-  impl_->records.push_back(std::move(record));
-  return impl_->records.back().entry;
+  impl_->directory.tensors.push_back({std::move(coded.entry), checksum});
+  return impl_->directory.tensors.back().entry;
+}
+
+void FileWriter::set_metadata(std::string json) {
+  impl_->check_is_open();
+  constexpr uint64_t kMost = uint64_t{1} << 32;
+  if (json.size() > kMost) {
+    throw InvalidArgument(
+        text("FileWriter: expected metadata of at most 2^32 bytes, got ", json.size(), "."));
+  }
+  impl_->metadata = std::move(json);
 }
 
 uint64_t FileWriter::commit() {
   impl_->check_is_open();
-  const auto directory = write_directory(impl_->records);
+  if (!impl_->metadata.empty()) {
+    const uint32_t checksum = impl_->append(std::as_bytes(std::span(impl_->metadata)));
+    impl_->directory.extras.push_back(
+        {.kind = kMetadata, .size = impl_->metadata.size(), .checksum = checksum});
+  }
+  const auto directory = write_directory(impl_->directory);
   const auto footer = make_footer(impl_->file.size(), directory);
   impl_->file.append(directory);
   impl_->file.append(footer);

@@ -200,17 +200,4 @@ std::vector<uint8_t> get_lengths(BitReader& in, int64_t alphabet,
   return lengths;
 }
 
-std::vector<DecodeEntry> decode_table(std::span<const uint8_t> lengths) {
-  const auto codes = reversed_codes(lengths);
-  std::vector<DecodeEntry> table(size_t{1} << kMaxCodeLength);
-  for (size_t symbol = 0; symbol < codes.size(); ++symbol) {
-    if (lengths[symbol] == 0) continue;
-    const DecodeEntry entry{static_cast<uint16_t>(symbol), lengths[symbol]};
-    for (size_t bits = codes[symbol]; bits < table.size(); bits += size_t{1} << entry.length) {
-      table[bits] = entry;
-    }
-  }
-  return table;
-}
-
 }  // namespace pomona

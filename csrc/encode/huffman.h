@@ -33,12 +33,4 @@ std::vector<uint8_t> get_lengths(BitReader& in, int64_t alphabet,
 // goes into the stream.
 std::vector<uint16_t> reversed_codes(std::span<const uint8_t> lengths);
 
-// What the next kMaxCodeLength bits of a stream begin with.
-struct DecodeEntry {
-  uint16_t symbol = 0;
-  uint16_t length = 0;
-};
-// 2^kMaxCodeLength entries. REQUIRES: a complete code with lengths of at most kMaxCodeLength.
-std::vector<DecodeEntry> decode_table(std::span<const uint8_t> lengths);
-
 }  // namespace pomona

@@ -2,10 +2,7 @@
 #include "pomona/error.h"
 
 #include "base/text.h"
-
-#include <algorithm>
-#include <array>
-#include <bit>
+#include "encode/gap_symbols.h"
 
 namespace pomona {
 namespace {
@@ -14,20 +11,6 @@ void check_gap_bits(int gap_bits) {
   if (gap_bits < kMinGapBits || gap_bits > kMaxGapBits) {
     throw InvalidArgument(text("relative index: expected `gap_bits` in ", kMinGapBits, "..",
                                kMaxGapBits, ", got ", gap_bits, "."));
-  }
-}
-
-// Calls visit(gap) for each kept weight: the number of zeros since the one before.
-template <class Visit>
-void for_each_gap(const Mask& mask, Visit visit) {
-  const auto words = mask.words();
-  uint64_t next = 0;  // the first position not yet covered
-  for (size_t w = 0; w < words.size(); ++w) {
-    for (uint64_t word = words[w]; word != 0; word &= word - 1) {
-      const uint64_t position = 64 * w + static_cast<uint64_t>(std::countr_zero(word));
-      visit(position - next);
-      next = position + 1;
-    }
   }
 }
 
@@ -41,10 +24,10 @@ RelativeIndex relative_index(const Mask& mask, int gap_bits) {
   check_gap_bits(gap_bits);
   RelativeIndex index{.gap_bits = gap_bits};
   index.gaps.reserve(static_cast<size_t>(mask.kept()));
-  for_each_gap(mask, [&](uint64_t gap) {
+  for_each_gap(mask.words(), [&](uint64_t gap) {
     const uint64_t fillers = gap >> gap_bits;
     index.gaps.insert(index.gaps.end(), fillers, index.filler());
-    index.gaps.push_back(static_cast<uint16_t>(gap & (index.filler() - 1u)));
+    index.gaps.push_back(static_cast<uint32_t>(gap & (index.filler() - 1u)));
     index.fillers += static_cast<int64_t>(fillers);
   });
   return index;
@@ -53,10 +36,10 @@ RelativeIndex relative_index(const Mask& mask, int gap_bits) {
 Mask to_mask(const RelativeIndex& index, int64_t size) {
   check_gap_bits(index.gap_bits);
   Mask mask(size, false);
-  const uint16_t filler = index.filler();
+  const uint32_t filler = index.filler();
   int64_t next = 0, fillers = 0;
   for (size_t i = 0; i < index.gaps.size(); ++i) {
-    const uint16_t gap = index.gaps[i];
+    const uint32_t gap = index.gaps[i];
     if (gap > filler) refuse(text("gaps of at most ", filler, ", got ", gap, " at ", i));
     next += gap;
     if (next >= size) refuse(text("positions below ", size, ", got ", next, " at ", i));
@@ -69,27 +52,10 @@ Mask to_mask(const RelativeIndex& index, int64_t size) {
   return mask;
 }
 
-int best_gap_bits(const Mask& mask) {
-  std::array<std::vector<uint64_t>, kMaxGapBits + 1> counts;
-  for (int bits = kMinGapBits; bits <= kMaxGapBits; ++bits) {
-    counts[static_cast<size_t>(bits)].resize((size_t{1} << bits) + 1);
-  }
-  for_each_gap(mask, [&](uint64_t gap) {
-    for (int bits = kMinGapBits; bits <= kMaxGapBits; ++bits) {
-      auto& count = counts[static_cast<size_t>(bits)];
-      ++count[gap & ((uint64_t{1} << bits) - 1)];
-      count.back() += gap >> bits;
-    }
-  });
-  int best = kMinGapBits;
-  uint64_t least = coded_size_bits(counts[kMinGapBits]);
-  for (int bits = kMinGapBits + 1; bits <= kMaxGapBits; ++bits) {
-    const uint64_t size = coded_size_bits(counts[static_cast<size_t>(bits)]);
-    if (size >= least) continue;
-    best = bits;
-    least = size;
-  }
-  return best;
+int best_gap_bits(const Mask& mask, Coder coder) {
+  GapHistogram gaps;
+  gaps.add(mask.words());
+  return best_gaps(gaps, coder).gap_bits;
 }
 
 std::vector<StoredEntry> stored_entries(const RelativeIndex& index,
@@ -98,12 +64,12 @@ std::vector<StoredEntry> stored_entries(const RelativeIndex& index,
   std::vector<StoredEntry> entries;
   entries.reserve(index.gaps.size());
   size_t weight = 0;
-  for (const uint16_t gap : index.gaps) {
+  for (const uint32_t gap : index.gaps) {
     const bool is_filler = gap == index.filler();
     if (is_filler) {
       entries.push_back({static_cast<uint16_t>(gap - 1), 0});
     } else if (weight < codes.size()) {
-      entries.push_back({gap, static_cast<uint16_t>(codes[weight] + 1)});
+      entries.push_back({static_cast<uint16_t>(gap), static_cast<uint16_t>(codes[weight] + 1)});
     }
     weight += !is_filler;
   }

@@ -2,17 +2,16 @@
 
 #include "pomona/error.h"
 
-#include "base/float16.h"
 #include "base/little_endian.h"
 #include "base/text.h"
+#include "format/find_codebooks.h"
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
-#include <numeric>
-#include <optional>
 
 namespace pomona {
 namespace {
@@ -51,33 +50,6 @@ const DTypeRow& row_of(DType dtype) {
   throw InvalidArgument(text("weight '", weight.name, "': expected ", what, "."));
 }
 
-// A float for each bit pattern of the dtype and back; nothing for a dtype that has no codebooks.
-float widen(DType dtype, uint32_t bits) {
-  if (dtype == DType::kFloat16) return float_from_float16(static_cast<uint16_t>(bits));
-  if (dtype == DType::kBFloat16) return float_from_bfloat16(static_cast<uint16_t>(bits));
-  return std::bit_cast<float>(bits);
-}
-
-uint32_t narrow(DType dtype, float value) {
-  if (dtype == DType::kFloat16) return float16_from_float(value);
-  if (dtype == DType::kBFloat16) return bfloat16_from_float(value);
-  return std::bit_cast<uint32_t>(value);
-}
-
-bool may_be_shared(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16;
-}
-
-bool comes_back(DType dtype, float value) {
-  return std::bit_cast<uint32_t>(widen(dtype, narrow(dtype, value))) ==
-         std::bit_cast<uint32_t>(value);
-}
-
-// -0.0 stands before 0.0; NaN stands nowhere.
-bool is_before(float a, float b) {
-  return a < b || (a == b && std::signbit(a) && !std::signbit(b));
-}
-
 template <class Bits>
 Mask nonzero_mask(std::span<const std::byte> dense) {
   const size_t count = dense.size() / sizeof(Bits);
@@ -93,82 +65,11 @@ Mask nonzero_mask(std::span<const std::byte> dense) {
   return Mask(static_cast<int64_t>(count), std::move(words));
 }
 
-// Numbers bit patterns 0, 1, 2, ... as they are first seen, up to kMaxCentroids of them. An open
-// hash table four times as large, so a look-up is one or two probes.
-class DistinctBits {
- public:
-  // The number of `bits`, or nothing when there are too many.
-  std::optional<uint8_t> number_of(uint32_t bits) {
-    size_t slot = (bits * 0x9e3779b1u) >> (32 - kSlotBits);
-    while (slots_[slot] != 0 && seen_[slots_[slot] - 1u] != bits) slot = (slot + 1) % kSlots;
-    if (slots_[slot] == 0) {
-      if (seen_.size() == kMaxCentroids) return std::nullopt;
-      seen_.push_back(bits);
-      slots_[slot] = static_cast<uint16_t>(seen_.size());
-    }
-    return static_cast<uint8_t>(slots_[slot] - 1);
-  }
-  const std::vector<uint32_t>& seen() const { return seen_; }
-
- private:
-  static constexpr int kSlotBits = 10;
-  static constexpr size_t kSlots = size_t{1} << kSlotBits;
-  std::array<uint16_t, kSlots> slots_{};  // number + 1; 0 is free
-  std::vector<uint32_t> seen_;
-};
-
-// Bytes of a codebook and of codes in fixed width beside bytes of plain values: what the file would
-// take at most.
-bool is_smaller_shared(int64_t kept, int64_t centroids, int64_t item) {
-  const auto bits = static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(centroids - 1)));
-  return centroids * item + (kept * bits + 7) / 8 < kept * item;
-}
-
-// Turns numbers by first sight into codes of an ascending codebook.
-void set_codebook(Weight& weight, std::span<const float> by_number) {
-  std::vector<uint8_t> order(by_number.size());
-  std::iota(order.begin(), order.end(), uint8_t{0});
-  std::ranges::sort(order,
-                    [&](uint8_t a, uint8_t b) { return is_before(by_number[a], by_number[b]); });
-  std::array<uint8_t, kMaxCentroids> code_of{};
-  for (size_t code = 0; code < order.size(); ++code) {
-    weight.codebook.push_back(by_number[order[code]]);
-    code_of[order[code]] = static_cast<uint8_t>(code);
-  }
-  for (uint8_t& code : weight.codes) code = code_of[code];
-}
-
-// Fills codebook and codes and returns true, or leaves the weight as it was. A NaN has no place in
-// an ascending codebook, so its tensor keeps its values.
-template <class Bits>
-bool try_to_share(Weight& weight, std::span<const std::byte> dense) {
-  DistinctBits distinct;
-  std::vector<uint8_t> numbers;
-  const bool are_few = for_each_kept(weight.mask, [&](size_t i) {
-    const auto bits = load_little_endian<Bits>(dense.data() + i * sizeof(Bits));
-    const auto number = distinct.number_of(bits);
-    if (number) numbers.push_back(*number);
-    return number.has_value();
-  });
-  if (!are_few) return false;
-  std::vector<float> by_number;
-  for (const uint32_t bits : distinct.seen()) {
-    by_number.push_back(widen(weight.dtype, bits));
-    if (std::isnan(by_number.back())) return false;
-  }
-  const auto centroids = static_cast<int64_t>(by_number.size());
-  const auto kept = static_cast<int64_t>(numbers.size());
-  if (kept == 0 || !is_smaller_shared(kept, centroids, sizeof(Bits))) return false;
-  weight.codes = std::move(numbers);
-  set_codebook(weight, by_number);
-  return true;
-}
-
 template <class Bits>
 void fill(Weight& weight, std::span<const std::byte> dense) {
   weight.mask = nonzero_mask<Bits>(dense);
   if constexpr (sizeof(Bits) == 2 || sizeof(Bits) == 4) {
-    if (may_be_shared(weight.dtype) && try_to_share<Bits>(weight, dense)) return;
+    if (may_be_shared(weight.dtype) && find_codebooks(weight, dense)) return;
   }
   weight.values.resize(static_cast<size_t>(weight.mask.kept()) * sizeof(Bits));
   std::byte* at = weight.values.data();
@@ -179,19 +80,22 @@ void fill(Weight& weight, std::span<const std::byte> dense) {
 }
 
 template <class Bits>
-std::vector<std::byte> expand(const Weight& weight) {
-  std::vector<std::byte> dense(static_cast<size_t>(weight.mask.size()) * sizeof(Bits));
+void expand(const Weight& weight, std::span<std::byte> dense) {
+  if (!dense.empty()) std::memset(dense.data(), 0, dense.size());
   const auto put = [&](size_t i, const std::byte* from) {
     std::memcpy(dense.data() + i * sizeof(Bits), from, sizeof(Bits));
   };
   if (weight.is_shared()) {
-    std::vector<std::byte> centroids;
+    std::vector<std::byte> entries;
     for (const float entry : weight.codebook) {
-      append_little_endian(centroids, static_cast<Bits>(narrow(weight.dtype, entry)));
+      append_little_endian(entries, static_cast<Bits>(bits_of(weight.dtype, entry)));
     }
+    const auto centroids = static_cast<size_t>(weight.centroids());
+    const size_t group = static_cast<size_t>(weight.group != 0 ? weight.group : weight.mask.size());
     auto code = weight.codes.begin();
-    for_each_kept(weight.mask,
-                  [&](size_t i) { put(i, centroids.data() + *code++ * sizeof(Bits)); });
+    for_each_kept(weight.mask, [&](size_t i) {
+      put(i, entries.data() + (i / group * centroids + *code++) * sizeof(Bits));
+    });
   } else {
     const std::byte* value = weight.values.data();
     for_each_kept(weight.mask, [&](size_t i) {
@@ -200,7 +104,6 @@ std::vector<std::byte> expand(const Weight& weight) {
       put(i, from);
     });
   }
-  return dense;
 }
 
 // visit(zero of the unsigned type as wide as an element).
@@ -218,31 +121,32 @@ auto with_bits(DType dtype, Visit visit) {
   }
 }
 
-void check_shared(const Weight& weight, int64_t kept) {
-  const auto centroids = weight.codebook.size();
+void check_codebooks(const Weight& weight) {
   if (!may_be_shared(weight.dtype)) {
     refuse(weight, text("`dtype` float32, float16 or bfloat16 beside a codebook, got ",
                         dtype_name(weight.dtype)));
   }
-  if (centroids > kMaxCentroids) {
-    refuse(weight, text("`codebook` of at most ", kMaxCentroids, " entries, got ", centroids));
+  const auto entries = static_cast<int64_t>(weight.codebook.size());
+  if (entries % weight.groups() != 0 || weight.centroids() > kMaxCentroids) {
+    refuse(weight, text("`codebook` of ", weight.groups(), " times at most ", kMaxCentroids,
+                        " entries, got ", entries));
   }
-  for (size_t i = 0; i < centroids; ++i) {
-    const float entry = weight.codebook[i];
-    if (std::isnan(entry) || (i > 0 && !is_before(weight.codebook[i - 1], entry))) {
-      refuse(weight, text("`codebook` ascending, got ", entry, " at ", i));
-    }
-    if (!comes_back(weight.dtype, entry)) {
-      refuse(weight,
-             text("`codebook` of ", dtype_name(weight.dtype), " values, got ", entry, " at ", i));
-    }
+  const auto centroids = static_cast<size_t>(weight.centroids());
+  for (size_t at = 0; at < weight.codebook.size(); at += centroids) {
+    const auto problem = codebook_problem(
+        weight.dtype, std::span(weight.codebook).subspan(at, centroids), weight.group != 0);
+    if (problem) refuse(weight, "`codebook` " + *problem);
   }
+}
+
+void check_shared(const Weight& weight, int64_t kept) {
+  check_codebooks(weight);
   if (static_cast<int64_t>(weight.codes.size()) != kept) {
     refuse(weight, text("one code for each of ", kept, " kept weights, got ", weight.codes.size()));
   }
   const auto highest = std::ranges::max_element(weight.codes);
-  if (highest != weight.codes.end() && *highest >= centroids) {
-    refuse(weight, text("`codes` below ", centroids, ", got ", int{*highest}, " at ",
+  if (highest != weight.codes.end() && *highest >= weight.centroids()) {
+    refuse(weight, text("`codes` below ", weight.centroids(), ", got ", int{*highest}, " at ",
                         highest - weight.codes.begin()));
   }
   if (!weight.values.empty()) refuse(weight, "no `values` beside a codebook");
@@ -276,8 +180,19 @@ int64_t Weight::numel() const {
   return count;
 }
 
+int64_t Weight::groups() const {
+  return group == 0 ? 1 : (numel() + group - 1) / group;
+}
+
+int64_t Weight::centroids() const {
+  return static_cast<int64_t>(codebook.size()) / std::max<int64_t>(groups(), 1);
+}
+
 void Weight::check() const {
   const int64_t item = item_size(dtype);
+  if (group < 0 || (group > 0 && (!is_shared() || group >= numel()))) {
+    refuse(*this, text("`group` of 0, or in 1..", numel() - 1, " beside codebooks, got ", group));
+  }
   if (mask.size() != numel()) {
     refuse(*this, text("`mask` of ", numel(), " bits, got ", mask.size()));
   }
@@ -290,8 +205,18 @@ void Weight::check() const {
 }
 
 std::vector<std::byte> Weight::to_dense() const {
+  std::vector<std::byte> dense(static_cast<size_t>(numel() * item_size(dtype)));
+  to_dense(dense);
+  return dense;
+}
+
+void Weight::to_dense(std::span<std::byte> dense) const {
   check();
-  return with_bits(dtype, [&](auto bits) { return expand<decltype(bits)>(*this); });
+  if (static_cast<int64_t>(dense.size()) != numel() * item_size(dtype)) {
+    refuse(*this,
+           text("`dense` of ", numel(), " times ", item_size(dtype), " bytes, got ", dense.size()));
+  }
+  with_bits(dtype, [&](auto bits) { expand<decltype(bits)>(*this, dense); });
 }
 
 Weight make_weight(std::string name, DType dtype, std::vector<int64_t> shape,

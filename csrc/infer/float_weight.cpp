@@ -27,21 +27,26 @@ std::vector<float> float_values(const Weight& weight) {
 }  // namespace
 
 Weight float_weight(const Weight& weight) {
+  const bool has_one_codebook = weight.is_shared() && weight.group == 0;
   Weight result{.name = weight.name,
                 .dtype = DType::kFloat32,
                 .shape = weight.shape,
                 .mask = weight.mask,
-                .codebook = weight.codebook,
+                .codebook = has_one_codebook ? weight.codebook : std::vector<float>(),
                 .codes = {},
                 .values = {}};
   const std::vector<float> floats = float_values(weight);
+  const auto centroids = static_cast<size_t>(weight.centroids());
+  const auto group = static_cast<size_t>(weight.group != 0 ? weight.group : weight.mask.size());
   std::vector<float> values;
   size_t kept = 0;
   for_each_kept(weight.mask, [&](size_t i) {
-    const float value = weight.is_shared() ? weight.codebook[weight.codes[kept]] : floats[kept];
+    const float value = weight.is_shared()
+                            ? weight.codebook[i / group * centroids + weight.codes[kept]]
+                            : floats[kept];
     if (value == 0.0f) {
       result.mask.set(static_cast<int64_t>(i), false);
-    } else if (weight.is_shared()) {
+    } else if (has_one_codebook) {
       result.codes.push_back(weight.codes[kept]);
     } else {
       values.push_back(value);

@@ -3,29 +3,12 @@
 #include "pomona/io.h"
 
 #include "base/text.h"
+#include "nn/dtypes.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/core/ScalarType.h>
-
-#include <algorithm>
-#include <array>
-#include <cstring>
 
 namespace pomona {
 namespace {
-
-constexpr std::array<std::pair<DType, at::ScalarType>, kDTypeCount> kDTypes{{
-    {DType::kFloat32, at::kFloat},
-    {DType::kFloat16, at::kHalf},
-    {DType::kBFloat16, at::kBFloat16},
-    {DType::kFloat64, at::kDouble},
-    {DType::kUInt8, at::kByte},
-    {DType::kInt8, at::kChar},
-    {DType::kInt16, at::kShort},
-    {DType::kInt32, at::kInt},
-    {DType::kInt64, at::kLong},
-    {DType::kBool, at::kBool},
-}};
 
 [[noreturn]] void refuse(const std::string& name, const std::string& condition,
                          const std::string& got) {
@@ -64,10 +47,8 @@ Weight to_weight(const std::string& name, const at::Tensor& tensor) {
 }
 
 at::Tensor to_tensor(const Weight& weight) {
-  const auto dense = weight.to_dense();
-  const auto row = std::ranges::find(kDTypes, weight.dtype, &decltype(kDTypes)::value_type::first);
-  at::Tensor tensor = at::empty(weight.shape, row->second);
-  if (!dense.empty()) std::memcpy(tensor.mutable_data_ptr(), dense.data(), dense.size());
+  at::Tensor tensor = at::empty(weight.shape, scalar_type(weight.dtype));
+  weight.to_dense({static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes()});
   return tensor;
 }
 

@@ -124,7 +124,9 @@ void add_chunks(const Grad* grad, const CodeLayout& layout, std::span<Sum> parti
   constexpr int64_t kShort = 512;  // below, clearing the copies would take longer than the sum
   const Chunks chunks(layout);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
-    auto [i, last] = chunks.range(layout, chunk);
+    const auto range = chunks.range(layout, chunk);
+    int64_t i = range.first;
+    const int64_t last = range.second;
     std::array<Sum, kCodeValues> sums{};
     const auto add_one = [&] {
       sums[layout.code(i)] += static_cast<Sum>(grad[i]);

@@ -2,10 +2,10 @@
 
 #include "pomona/error.h"
 
+#include "at_parallel.h"
 #include "base/text.h"
 #include "quantize/kmeans_kernel.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
@@ -30,12 +30,6 @@ Values values_of(const at::Tensor& tensor, int64_t begin, int64_t end) {
                                                           : DType::kBFloat16;
   const auto* bytes = static_cast<const std::byte*>(tensor.const_data_ptr());
   return {bytes + begin * static_cast<int64_t>(tensor.element_size()), end - begin, dtype};
-}
-
-void in_parallel(int64_t count, const std::function<void(int64_t)>& task) {
-  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) task(i);
-  });
 }
 
 // Ascending entries as a type and then a dtype hold them, each once: bfloat16 has room for few
@@ -84,7 +78,7 @@ std::vector<float> Fitter::fit(const at::Tensor& values, const at::Tensor& impor
     // Weights that nothing depends on are all alike.
     if (weights.gt(0).any().item<bool>()) options.importance = span_of<float>(weights);
   }
-  if (is_parallel) options.parallel = in_parallel;
+  if (is_parallel) options.parallel = at_parallel();
   const int most = most_codes(rule) - (has_zero ? 1 : 0);
   Codebook codebook = fit_codebook(values_of(kept, 0, kept.numel()), most, options);
   std::vector<float> entries = narrowed(codebook.entries, rule.entries, dtype);
@@ -120,7 +114,7 @@ double squared_error(const at::Tensor& values, const Sharer::Clusters& clusters,
   const auto codes = span_of<uint8_t>(clusters.codes);
   const int64_t size = values.numel(), group = clusters.group > 0 ? clusters.group : size;
   std::vector<double> sums(static_cast<size_t>((size + kChunk - 1) / kChunk), 0.0);
-  in_parallel(static_cast<int64_t>(sums.size()), [&](int64_t chunk) {
+  at_parallel()(static_cast<int64_t>(sums.size()), [&](int64_t chunk) {
     double sum = 0;
     for (int64_t i = chunk * kChunk; i < std::min(size, (chunk + 1) * kChunk); ++i) {
       const auto at = static_cast<size_t>(i);
@@ -226,7 +220,7 @@ SharedWeight share_weight(const at::Tensor& weight, const Share& rule, const at:
   if (groups == 1) {
     fit_group(0);
   } else {
-    in_parallel(groups, fit_group);
+    at_parallel()(groups, fit_group);
   }
   size_t longest = 0;
   for (const auto& row : entries) longest = std::max(longest, row.size());

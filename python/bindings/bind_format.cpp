@@ -7,9 +7,15 @@
 #include <ATen/ops/empty.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
 #include <cstring>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
 
 namespace py = pybind11;
 
@@ -93,6 +99,19 @@ void bind_mask(py::module_& m) {
       .def(py::pickle(&state_of, &mask_of));
 }
 
+// Empty where there is nothing to code.
+std::string position_coder(const FileEntry& entry) {
+  return entry.positions == Positions::kGaps ? std::string(coder_name(entry.position_coder)) : "";
+}
+
+// Of the codes; of values "raw" or "planes".
+std::string code_coder(const FileEntry& entry) {
+  if (entry.kept == 0) return "";
+  if (entry.centroids == 0) return entry.value_form == ValueForm::kRaw ? "raw" : "planes";
+  const bool has_codes = entry.centroids > 1 || entry.positions == Positions::kInCodes;
+  return has_codes ? std::string(coder_name(entry.code_coder)) : "";
+}
+
 void bind_entry(py::module_& m) {
   py::class_<FileEntry>(m, "FileEntry", "Where the bytes of one tensor of a file go.")
       .def_readonly("name", &FileEntry::name)
@@ -104,42 +123,109 @@ void bind_entry(py::module_& m) {
       .def_readonly("numel", &FileEntry::numel)
       .def_readonly("kept", &FileEntry::kept)
       .def_readonly("centroids", &FileEntry::centroids)
+      .def_readonly("group", &FileEntry::group)
+      .def_property_readonly(
+          "positions", [](const FileEntry& e) { return std::string(positions_name(e.positions)); })
+      .def_property_readonly("position_coder", &position_coder)
+      .def_property_readonly("code_coder", &code_coder)
       .def_readonly("gap_bits", &FileEntry::gap_bits)
       .def_readonly("fillers", &FileEntry::fillers)
+      .def_readonly("chunk", &FileEntry::chunk)
       .def_readonly("offset", &FileEntry::offset)
       .def_readonly("codebook_bytes", &FileEntry::codebook_bytes)
       .def_readonly("position_bytes", &FileEntry::position_bytes)
       .def_readonly("code_bytes", &FileEntry::code_bytes)
       .def_readonly("value_bytes", &FileEntry::value_bytes)
+      .def_readonly("chunk_bytes", &FileEntry::chunk_bytes)
       .def_property_readonly("bytes", &FileEntry::bytes);
 }
 
 using ReleaseGil = py::call_guard<py::gil_scoped_release>;
 using Saved = std::tuple<std::vector<FileEntry>, uint64_t, uint64_t>;
+using Progress = std::optional<std::function<void(const std::string&)>>;
+using ByteProgress = std::optional<std::function<void(uint64_t)>>;
 
-Saved save_tensors(const NamedTensors& tensors, const std::filesystem::path& path, int gap_bits) {
-  auto report = save(tensors, path, Coding{.gap_bits = gap_bits});
+Coding coding_of(const std::string& goal, int gap_bits) {
+  static const std::map<std::string, Goal> kGoals{{"smallest", Goal::kSmallest},
+                                                  {"fast", Goal::kFast},
+                                                  {"huffman", Goal::kHuffman},
+                                                  {"rans", Goal::kRans},
+                                                  {"context", Goal::kContext}};
+  const auto found = kGoals.find(goal);
+  if (found == kGoals.end()) {
+    throw InvalidArgument(
+        "save: expected `coding` to be 'smallest', 'fast', 'huffman', 'rans' or 'context', got '" +
+        goal + "'.");
+  }
+  return {.goal = found->second, .gap_bits = gap_bits, .parallel = {}};
+}
+
+Saved save_tensors(const NamedTensors& tensors, const std::filesystem::path& path,
+                   const std::string& goal, int gap_bits, const std::string& metadata,
+                   const Progress& progress) {
+  SaveOptions options{.coding = coding_of(goal, gap_bits), .metadata = metadata, .progress = {}};
+  if (progress) options.progress = *progress;
+  auto report = save(tensors, path, options);
   return {std::move(report.entries), report.file_bytes, report.dense_bytes};
 }
 
-// (entries, size of the file); with `verify` every checksum and every code is checked.
-std::pair<std::vector<FileEntry>, uint64_t> list_file(const std::filesystem::path& path,
-                                                      bool verify) {
-  const FileReader reader(path);
-  if (verify) {
-    for (const auto& entry : reader.entries()) reader.read(entry.name);
+std::vector<FileEntry> entries_of(const NamedTensors& tensors, const std::string& goal,
+                                  int gap_bits) {
+  return coded_entries(tensors, coding_of(goal, gap_bits));
+}
+
+NamedTensors load_tensors(const std::filesystem::path& path, const ByteProgress& progress) {
+  return load(path, progress ? *progress : LoadProgress());
+}
+
+at::Tensor read_tensor(const FileReader& reader, const std::string& name) {
+  return to_tensor(reader.read(name, torch_threads()));
+}
+
+// (codebook [groups, centroids] float32, codes uint8 [kept], mask): a tensor as it is stored, or
+// nothing where it has no codebook.
+std::optional<std::tuple<at::Tensor, at::Tensor, Mask>> read_shared(const FileReader& reader,
+                                                                    const std::string& name) {
+  Weight weight = reader.read(name, torch_threads());
+  if (!weight.is_shared()) return std::nullopt;
+  at::Tensor codebook = at::empty({weight.groups(), weight.centroids()}, at::kFloat);
+  std::memcpy(codebook.mutable_data_ptr(), weight.codebook.data(), codebook.nbytes());
+  at::Tensor codes = at::empty({static_cast<int64_t>(weight.codes.size())}, at::kByte);
+  if (!weight.codes.empty()) {
+    std::memcpy(codes.mutable_data_ptr(), weight.codes.data(), codes.nbytes());
   }
-  return {reader.entries(), reader.size()};
+  return std::tuple{std::move(codebook), std::move(codes), std::move(weight.mask)};
+}
+
+void bind_reader(py::module_& m) {
+  py::class_<FileReader>(m, "FileReader", "A file, read tensor by tensor.")
+      .def(py::init<const std::filesystem::path&>(), py::arg("path"), ReleaseGil())
+      .def_property_readonly("entries", &FileReader::entries)
+      .def_property_readonly("size", &FileReader::size)
+      .def_property_readonly("metadata",
+                             [](const FileReader& r) { return py::bytes(r.metadata()); })
+      .def("read", &read_tensor, py::arg("name"), ReleaseGil())
+      .def("read_shared", &read_shared, py::arg("name"), ReleaseGil())
+      .def(
+          "verify",
+          [](const FileReader& reader, const ByteProgress& progress) {
+            reader.verify(torch_threads(), progress ? *progress : LoadProgress());
+          },
+          py::arg("progress") = py::none(), ReleaseGil());
 }
 
 void bind_io(py::module_& m) {
   m.def("check_finite", &check_finite, py::arg("parameters"), ReleaseGil());
-  m.def("save", &save_tensors, py::arg("tensors"), py::arg("path"), py::arg("gap_bits"),
-        ReleaseGil(), "(entries, bytes of the file, bytes of the tensors)");
-  m.def("load", static_cast<NamedTensors (*)(const std::filesystem::path&)>(&load), py::arg("path"),
+  m.def("save", &save_tensors, py::arg("tensors"), py::arg("path"), py::arg("coding"),
+        py::arg("gap_bits"), py::arg("metadata"), py::arg("progress"), ReleaseGil(),
+        "(entries, bytes of the file, bytes of the tensors)");
+  m.def("coded_entries", &entries_of, py::arg("tensors"), py::arg("coding"), py::arg("gap_bits"),
         ReleaseGil());
-  m.def("copy_", &copy_, py::arg("targets"), py::arg("sources"), ReleaseGil());
-  m.def("list_file", &list_file, py::arg("path"), py::arg("verify") = false, ReleaseGil());
+  m.def("load", &load_tensors, py::arg("path"), py::arg("progress"), ReleaseGil());
+  m.def("load_",
+        static_cast<void (*)(const NamedTensors&, const std::filesystem::path&,
+                             const std::set<std::string>&)>(&load_),
+        py::arg("targets"), py::arg("path"), py::arg("must_be_finite"), ReleaseGil());
 }
 
 }  // namespace
@@ -147,6 +233,7 @@ void bind_io(py::module_& m) {
 void bind_format(py::module_& m) {
   bind_mask(m);
   bind_entry(m);
+  bind_reader(m);
   bind_io(m);
 }
 

@@ -73,8 +73,8 @@ def entries_table(entries: Sequence[Any], file_bytes: int) -> str:
     """Where the bytes of a file go, a row for each tensor, and the whole file in the last row.
 
     Bits are per kept weight: of its position (gaps, fillers and their table) and of its code or
-    value. Codebooks count in the bytes and in the ratio. The last row counts the header and the
-    directory too.
+    value; beside them what they are coded with. Codebooks count in the bytes and in the ratio. The
+    last row counts the header and the directory too.
     """
     columns = [
         "tensor",
@@ -82,9 +82,10 @@ def entries_table(entries: Sequence[Any], file_bytes: int) -> str:
         "dtype",
         "kept",
         "centroids",
-        "gap bits",
-        "position bits",
-        "code bits",
+        "positions",
+        "bits",
+        "codes",
+        "bits",
         "bytes",
         "fp32 ratio",
     ]
@@ -98,6 +99,7 @@ def entries_table(entries: Sequence[Any], file_bytes: int) -> str:
         "",
         "",
         _bits(sum(e.position_bytes for e in entries), kept),
+        "",
         _bits(sum(e.code_bytes + e.value_bytes for e in entries), kept),
         str(file_bytes),
         ratio(fp32_bytes(entries), file_bytes),
@@ -112,12 +114,20 @@ def _entry_cells(entry: Any) -> list[str]:
         entry.dtype,
         percent(entry.kept, entry.numel),
         str(entry.centroids or "-"),
-        str(entry.gap_bits or "-"),
+        _positions(entry),
         _bits(entry.position_bytes, entry.kept),
+        entry.code_coder or "-",
         _bits(entry.code_bytes + entry.value_bytes, entry.kept),
         str(entry.bytes),
         ratio(fp32_bytes([entry]), entry.bytes),
     ]
+
+
+def _positions(entry: Any) -> str:
+    """``"huffman 5"``: gaps of 5 bits."""
+    if entry.positions == "gaps":
+        return f"{entry.position_coder} {entry.gap_bits}"
+    return "-" if entry.positions == "none" else str(entry.positions)
 
 
 def _bits(count: int, kept: int) -> str:

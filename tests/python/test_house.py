@@ -36,6 +36,7 @@ HEADERS = {
     "export.h": ("base", True),
     "error.h": ("base", True),
     "rules.h": ("base", True),
+    "parallel.h": ("base", True),
     "live.h": ("base", False),  # an aggregate of tensors for one call; it includes nothing of ours
     "mask.h": ("format", True),
     "packed_bits.h": ("format", True),

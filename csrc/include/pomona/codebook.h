@@ -2,10 +2,10 @@
 // Codebooks (thesis §4.2-4.3): 1-D k-means of a layer's weights. No torch.
 
 #include "pomona/export.h"
+#include "pomona/parallel.h"
 #include "pomona/weight.h"
 
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <vector>
 
@@ -39,9 +39,6 @@ struct Share {
 
   static constexpr int64_t kPerChannel = -1;
 };
-
-// Runs task(0) ... task(count - 1), in any order, on any threads. Empty: one after the other.
-using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t)>& task)>;
 
 // The elements of a tensor. Implicit from a span of floats.
 struct Values {

@@ -1,7 +1,7 @@
 #pragma once
 // The steps from a `Weight` to the bytes of its sections (thesis §4.5 and §4.4; docs/format.md),
 // one function each: gaps with fillers, a histogram, Huffman code lengths, canonical codes, a
-// stream of bits. FileWriter and FileReader take these same steps. No torch.
+// stream of bits. No torch.
 
 #include "pomona/export.h"
 #include "pomona/mask.h"
@@ -13,8 +13,16 @@
 
 namespace pomona {
 
+// How a stream of symbols is coded. The numbers are part of the file format.
+enum class Coder : uint8_t {
+  kFixed = 0,    // each symbol in the same number of bits
+  kHuffman = 1,  // the thesis's
+  kRans = 2,     // range asymmetric numeral systems: fractions of a bit
+  kContext = 3,  // adaptive, binary, arithmetic, in the context of the matrix around a weight
+};
+
 inline constexpr int kMinGapBits = 2;
-inline constexpr int kMaxGapBits = 8;
+inline constexpr int kMaxGapBits = 16;
 // The longest Huffman code of a file: a decoder needs one table of 2^12 entries, and the cost
 // beside an unlimited code is far below one percent.
 inline constexpr int kMaxCodeLength = 12;
@@ -29,20 +37,27 @@ inline constexpr int kMaxCodeLength = 12;
 // difference - 1 zeros; a filler when the difference exceeds 2^gap_bits.
 struct POMONA_API RelativeIndex {
   int gap_bits = kMinGapBits;
-  std::vector<uint16_t> gaps{};
+  std::vector<uint32_t> gaps{};
   int64_t fillers = 0;  // how many of the gaps are fillers
-  uint16_t filler() const { return static_cast<uint16_t>(1 << gap_bits); }
+  uint32_t filler() const { return uint32_t{1} << gap_bits; }
   bool operator==(const RelativeIndex&) const = default;
 };
 
-// Throws InvalidArgument for gap_bits outside 2..8. O(mask.size() / 64 + kept + fillers).
+// Throws InvalidArgument for gap_bits outside 2..16. O(mask.size() / 64 + kept + fillers).
 POMONA_API RelativeIndex relative_index(const Mask& mask, int gap_bits);
 // The inverse. Throws InvalidArgument for a symbol above the filler, a position outside `size`, a
 // last symbol that is a filler, or another number of fillers than it says.
 POMONA_API Mask to_mask(const RelativeIndex& index, int64_t size);
-// The width from 2 to 8 whose coded positions take the fewest bits (the least among equals).
-// REQUIRES: mask.kept() > 0.
-POMONA_API int best_gap_bits(const Mask& mask);
+// The width from 2 to 16 whose positions take the fewest bits with this coder, tables included (the
+// least among equals). REQUIRES: mask.kept() > 0; coder is not kContext.
+POMONA_API int best_gap_bits(const Mask& mask, Coder coder = Coder::kHuffman);
+
+// In the streams of a file a gap is one byte: itself below 128; above, the byte says the position
+// of its highest bit and the three bits that follow, and the bits after those stand apart. The
+// filler is the last symbol.
+//   gap  0 .. 127      symbol = gap
+//        2^m .. 2^(m+1) - 1, m >= 7    symbol = 128 + 8 (m - 7) + the three bits; m - 3 extra bits
+POMONA_API int64_t gap_alphabet(int gap_bits);  // symbols, the filler included
 
 // One entry as the thesis and EIE store it: code 0 is the filler's zero, a weight's code is one
 // more than its code in `Weight`, and a filler's gap is the largest, 2^gap_bits - 1.
@@ -57,10 +72,9 @@ struct StoredEntry {
 POMONA_API std::vector<StoredEntry> stored_entries(const RelativeIndex& index,
                                                    std::span<const uint8_t> codes);
 
-// Step 1: how often each symbol of the alphabet occurs. Throws InvalidArgument for a symbol outside
-// it.
+// Step 1: how often each symbol of the alphabet occurs. Throws InvalidArgument for an alphabet
+// outside 1..256 or a symbol outside it.
 POMONA_API std::vector<uint64_t> histogram(std::span<const uint8_t> symbols, int64_t alphabet);
-POMONA_API std::vector<uint64_t> histogram(std::span<const uint16_t> symbols, int64_t alphabet);
 
 // Step 2: the length of each symbol's code, such that sum count * length is least among prefix
 // codes of at most `limit` bits; 0 for a symbol that does not occur. A single symbol gets length 1.
@@ -75,20 +89,16 @@ POMONA_API std::vector<uint8_t> huffman_lengths(std::span<const uint64_t> counts
 // lengths, at most 15, make a complete code: sum of 2^-length = 1, or a single symbol of length 1.
 POMONA_API std::vector<uint16_t> canonical_codes(std::span<const uint8_t> lengths);
 
-// Steps 4 and 5: the table and the codes as one symbol stream; in fixed width where that is not
-// longer. Throws InvalidArgument for an alphabet outside 1..257 or a symbol outside it.
-POMONA_API std::vector<std::byte> encode_symbols(std::span<const uint8_t> symbols,
-                                                 int64_t alphabet);
-POMONA_API std::vector<std::byte> encode_symbols(std::span<const uint16_t> symbols,
-                                                 int64_t alphabet);
-// The bits that encode_symbols makes for symbols with these counts, before padding.
-POMONA_API uint64_t coded_size_bits(std::span<const uint64_t> counts);
+// Steps 4 and 5: the coder's table and one piece with all symbols. Throws InvalidArgument for an
+// alphabet outside 1..256, a symbol outside it, or kContext, which codes no symbols without a mask.
+POMONA_API std::vector<std::byte> encode_symbols(std::span<const uint8_t> symbols, int64_t alphabet,
+                                                 Coder coder = Coder::kHuffman);
+// About the bits that encode_symbols makes for symbols with these counts, padding left out.
+POMONA_API double coded_size_bits(std::span<const uint64_t> counts, Coder coder = Coder::kHuffman);
 
 // The inverse of encode_symbols. Throws CorruptFile (section "symbol stream", offset within
 // `bytes`) for bytes that encode_symbols would not make for `count` symbols.
-POMONA_API std::vector<uint8_t> decode_codes(std::span<const std::byte> bytes, int64_t count,
-                                             int64_t alphabet);
-POMONA_API std::vector<uint16_t> decode_gaps(std::span<const std::byte> bytes, int64_t count,
-                                             int64_t alphabet);
+POMONA_API std::vector<uint8_t> decode_symbols(std::span<const std::byte> bytes, int64_t count,
+                                               int64_t alphabet, Coder coder = Coder::kHuffman);
 
 }  // namespace pomona

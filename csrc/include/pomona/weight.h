@@ -40,6 +40,8 @@ POMONA_API bool is_floating(DType dtype);
 //
 //   dense, row-major    0.5  0    0   -1   0.5       mask 1 0 0 1 1
 //   shared:  codebook { -1, 0.5 }   codes  1 0 1     one code per kept weight, in order
+//            group 0: one codebook. group g: g elements in a row (row-major) share one, so that a
+//            channel, or g weights of a row, have their own; a code counts within its codebook.
 //   plain:   values { 0.5, -1, 0.5 }                 one value per kept weight, little-endian dtype
 //
 // "Zero" is the all-zero bit pattern, so -0.0 is a kept value and every tensor comes back bit for
@@ -48,24 +50,32 @@ struct POMONA_API Weight {
   std::string name{};  // braces: designated initialisers may leave members out
   DType dtype = DType::kFloat32;
   std::vector<int64_t> shape{};
-  Mask mask{};                      // size() == numel()
-  std::vector<float> codebook{};    // at most 256 entries, ascending; empty when not shared
+  Mask mask{};  // size() == numel()
+  // groups() codebooks of centroids() entries, at most 256, each ascending; one with fewer values
+  // repeats its last, one without weights holds 0.0. Empty when not shared.
+  std::vector<float> codebook{};
   std::vector<uint8_t> codes{};     // mask.kept() when shared, else empty
   std::vector<std::byte> values{};  // mask.kept() * item_size(dtype) when not shared, else empty
+  int64_t group = 0;                // elements that share a codebook; 0: all
 
   int64_t numel() const;  // the product of shape; 1 for a scalar
   bool is_shared() const { return !codebook.empty(); }
+  int64_t groups() const;     // codebooks that a shared weight has; 1 when group is 0
+  int64_t centroids() const;  // entries of each; 0 when not shared
   // Throws InvalidArgument, naming the weight, unless all of the above holds (codes in range, shape
   // not negative, ...).
   void check() const;
   // The row-major bytes of the whole tensor: numel() * item_size(dtype).
   std::vector<std::byte> to_dense() const;
+  // The same into memory of that size. Throws InvalidArgument when it has another.
+  void to_dense(std::span<std::byte> dense) const;
   bool operator==(const Weight&) const = default;
 };
 
-// Takes zeros and (for float32, float16 and bfloat16 of at most 256 distinct values, when it makes
-// the weight smaller) a codebook out of a row-major tensor. Exact: to_dense() gives `dense` back
-// bit for bit. Throws InvalidArgument when dense.size() != product(shape) * item_size(dtype).
+// Takes zeros and (for float32, float16 and bfloat16 of at most 256 distinct values, in all or in
+// each row of dim 0 or in each 512, 256, ..., 16 elements of a row, when it makes the weight
+// smaller) codebooks out of a row-major tensor. Exact: to_dense() gives `dense` back bit for bit.
+// Throws InvalidArgument when dense.size() != product(shape) * item_size(dtype).
 POMONA_API Weight make_weight(std::string name, DType dtype, std::vector<int64_t> shape,
                               std::span<const std::byte> dense);
 

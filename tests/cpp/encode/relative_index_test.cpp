@@ -1,6 +1,8 @@
 #include "pomona/encode.h"
 #include "pomona/error.h"
 
+#include "encode/gap_symbols.h"
+
 #include <gtest/gtest.h>
 
 #include <random>
@@ -30,7 +32,7 @@ std::string error_of(Call call) {
   return "no error";
 }
 
-using Gaps = std::vector<uint16_t>;
+using Gaps = std::vector<uint32_t>;
 
 TEST(RelativeIndex, CountsTheZerosBeforeEachWeight) {
   const auto index = relative_index(mask_at(10, {0, 1, 5}), 3);
@@ -40,7 +42,7 @@ TEST(RelativeIndex, CountsTheZerosBeforeEachWeight) {
 
 // Deep Compression, Figure 2: with 3 bits a filler is needed when the difference exceeds 8.
 TEST(RelativeIndex, OfThreeBitsNeedsAFillerWhenTheDifferenceExceedsEight) {
-  const uint16_t filler = 8;
+  const uint32_t filler = 8;
   EXPECT_EQ(relative_index(mask_at(20, {0, 8}), 3).gaps, (Gaps{0, 7}));
   EXPECT_EQ(relative_index(mask_at(20, {0, 9}), 3).gaps, (Gaps{0, filler, 0}));
   EXPECT_EQ(relative_index(mask_at(20, {1, 4, 15}), 3).gaps, (Gaps{1, 2, filler, 2}));
@@ -82,25 +84,76 @@ TEST(RelativeIndex, ComesBackAtEveryWidthAndDensity) {
   }
 }
 
+TEST(GapSymbols, ComeBackAtEveryWidthAndDensity) {
+  std::mt19937_64 rng(3);
+  for (int trial = 0; trial < 100; ++trial) {
+    const auto size = static_cast<int64_t>(rng() % 100000);
+    const uint64_t rarity = 1 + rng() % (rng() % 2 == 0 ? 100 : 40000);
+    Mask mask(size, false);
+    for (int64_t i = 0; i < size; ++i) mask.set(i, rng() % rarity == 0);
+    for (int bits = pomona::kMinGapBits; bits <= pomona::kMaxGapBits; ++bits) {
+      const auto gaps = pomona::gap_symbols(mask.words(), mask.kept(), bits);
+      for (const uint8_t symbol : gaps.symbols) ASSERT_LT(symbol, pomona::gap_alphabet(bits));
+      ASSERT_EQ(gaps.fillers, relative_index(mask, bits).fillers);
+      const auto words =
+          pomona::words_from_gaps(gaps.symbols, gaps.extra, gaps.fillers, size, bits);
+      ASSERT_EQ(Mask(size, words), mask) << "bits " << bits;
+    }
+  }
+}
+
+TEST(GapSymbols, AreBytesWhoseAlphabetGrowsByEightForEachBitFromSevenOn) {
+  EXPECT_EQ(pomona::gap_alphabet(2), 5);
+  EXPECT_EQ(pomona::gap_alphabet(7), 129);
+  EXPECT_EQ(pomona::gap_alphabet(8), 137);
+  EXPECT_EQ(pomona::gap_alphabet(16), 201);
+}
+
+// 300 = 0b1'001'01100: 2^8 with the bits 001, and 01100 apart.
+TEST(GapSymbols, OfALargeGapHaveItsLowBitsApart) {
+  const auto gaps = pomona::gap_symbols(mask_at(1000, {300}).words(), 1, 16);
+  EXPECT_EQ(gaps.symbols, (std::vector<uint8_t>{128 + 8 + 1}));
+  EXPECT_EQ(gaps.extra, (std::vector<std::byte>{std::byte{0b01100}}));
+}
+
+TEST(GapSymbols, OfAnotherMaskAreRefused) {
+  const auto error = [](std::vector<uint8_t> symbols, int64_t fillers, int bits,
+                        std::vector<std::byte> extra = {}) {
+    try {
+      pomona::words_from_gaps(symbols, extra, fillers, 10, bits);
+    } catch (const pomona::CorruptFile& damage) {
+      return std::string(damage.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(error({9}, 0, 4), "");
+  EXPECT_NE(error({10}, 0, 4).find("positions below 10, got 10"), std::string::npos);
+  EXPECT_NE(error({4}, 1, 2).find("got a filler"), std::string::npos);
+  EXPECT_NE(error({4, 1}, 0, 2).find("0 fillers, got 1"), std::string::npos);
+  EXPECT_NE(error({1}, 0, 8, {std::byte{0}}).find("no more"), std::string::npos);
+}
+
 TEST(BestGapBits, IsTheWidthOfTheFewestBits) {
   std::mt19937_64 rng(2);
   for (const uint64_t rarity : {2, 5, 20, 100, 1000}) {
     Mask mask(20000, false);
     for (int64_t i = 0; i < mask.size(); ++i) mask.set(i, rng() % rarity == 0);
     const auto coded_bytes = [&](int bits) {
-      return pomona::encode_symbols(relative_index(mask, bits).gaps, (1 << bits) + 1).size();
+      const auto gaps = pomona::gap_symbols(mask.words(), mask.kept(), bits);
+      return pomona::encode_symbols(gaps.symbols, pomona::gap_alphabet(bits)).size() +
+             gaps.extra.size();
     };
     const size_t best = coded_bytes(pomona::best_gap_bits(mask));
     for (int bits = pomona::kMinGapBits; bits <= pomona::kMaxGapBits; ++bits) {
-      EXPECT_LE(best, coded_bytes(bits)) << "rarity " << rarity << ", bits " << bits;
+      EXPECT_LE(best, coded_bytes(bits) + 3) << "rarity " << rarity << ", bits " << bits;
     }
   }
 }
 
-TEST(RelativeIndex, RefusesWidthsOutsideTwoToEight) {
+TEST(RelativeIndex, RefusesWidthsOutsideTwoToSixteen) {
   EXPECT_EQ(error_of([] { relative_index(Mask(1), 1); }),
-            "relative index: expected `gap_bits` in 2..8, got 1.");
-  EXPECT_NE(error_of([] { relative_index(Mask(1), 9); }).find("got 9"), std::string::npos);
+            "relative index: expected `gap_bits` in 2..16, got 1.");
+  EXPECT_NE(error_of([] { relative_index(Mask(1), 17); }).find("got 17"), std::string::npos);
 }
 
 TEST(ToMask, RefusesWhatRelativeIndexWouldNotMake) {

@@ -193,6 +193,76 @@ TEST(WeightCheck, RefusesCodesThatDoNotFit) {
   EXPECT_NE(error_of([&] { weight.check(); }).find("without a codebook"), std::string::npos);
 }
 
+// `rows` rows of `cols`; value(r, c) has few values in each row, others in the next.
+template <class Value>
+Weight matrix(int64_t rows, int64_t cols, Value value) {
+  std::vector<float> dense;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) dense.push_back(value(r, c));
+  }
+  const auto bytes = std::as_bytes(std::span(dense));
+  Weight weight = make_weight("w", DType::kFloat32, {rows, cols}, bytes);
+  EXPECT_EQ(weight.to_dense(), std::vector<std::byte>(bytes.begin(), bytes.end()));
+  EXPECT_NO_THROW(weight.check());
+  return weight;
+}
+
+TEST(MakeWeight, FindsACodebookForEachRow) {
+  const auto weight = matrix(100, 200, [](int64_t r, int64_t c) {
+    return c % 5 == 0 ? 0.0f : static_cast<float>(r) + 0.125f * static_cast<float>(c % 4 + 1);
+  });
+  EXPECT_EQ(weight.group, 200);
+  EXPECT_EQ(weight.groups(), 100);
+  EXPECT_EQ(weight.centroids(), 4);
+}
+
+TEST(MakeWeight, FindsACodebookForEachGroupOfARow) {
+  const auto weight = matrix(6, 2048, [](int64_t r, int64_t c) {
+    return static_cast<float>(64 * r + c / 32) + 0.125f * static_cast<float>(c % 5);
+  });
+  EXPECT_EQ(weight.group, 32);
+  EXPECT_EQ(weight.centroids(), 5);
+}
+
+TEST(MakeWeight, PadsTheCodebooksOfGroupsWithFewerValuesOrNone) {
+  const auto weight = matrix(300, 64, [](int64_t r, int64_t c) {
+    if (r == 0) return 0.0f;
+    return static_cast<float>(r) + 0.125f * static_cast<float>(c % (r == 1 ? 2 : 3));
+  });
+  ASSERT_EQ(weight.centroids(), 3);
+  EXPECT_EQ(std::vector(weight.codebook.begin(), weight.codebook.begin() + 6),
+            (std::vector<float>{0, 0, 0, 1, 1.125f, 1.125f}));
+}
+
+TEST(MakeWeight, LeavesValuesThatAreManyEverywhere) {
+  const auto weight = matrix(
+      64, 64, [](int64_t r, int64_t c) { return 1.0f + static_cast<float>(r * 64 + c) / 4096; });
+  EXPECT_FALSE(weight.is_shared());
+}
+
+TEST(Weight, WritesItsElementsIntoMemoryOfTheirSizeOnly) {
+  const auto weight = matrix(3, 2, [](int64_t r, int64_t) { return static_cast<float>(r); });
+  std::vector<std::byte> memory(24, std::byte{0xff});
+  weight.to_dense(memory);
+  EXPECT_EQ(memory, weight.to_dense());
+  memory.pop_back();
+  EXPECT_THROW(weight.to_dense(memory), InvalidArgument);
+}
+
+TEST(WeightCheck, RefusesGroupsThatDoNotFit) {
+  Weight weight{.name = "w", .shape = {4}, .mask = Mask(4), .codebook = {1, 2, 1, 3}};
+  weight.codes = {0, 1, 0, 1};
+  weight.group = 2;
+  EXPECT_NO_THROW(weight.check());
+  weight.group = 4;
+  EXPECT_THROW(weight.check(), InvalidArgument);
+  weight.group = 1;
+  EXPECT_THROW(weight.check(), InvalidArgument);  // codes above the only entry of each
+  weight.group = 3;
+  weight.codebook = {1, 2, 3};
+  EXPECT_THROW(weight.check(), InvalidArgument);  // not so many for each of two
+}
+
 TEST(WeightCheck, RefusesACodebookThatIsNotAscending) {
   Weight weight = small_shared();
   weight.codebook = {2, 2};

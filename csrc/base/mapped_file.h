@@ -1,0 +1,34 @@
+#pragma once
+// A regular file as memory, read by any number of threads. Pages come in as they are touched, and
+// release() lets them go, so that reading a large file does not fill the memory.
+
+#include "pomona/export.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+
+namespace pomona {
+
+// A file that another process cuts short while it is mapped ends this one with SIGBUS, as any
+// mapping does; NewFile never does that: it puts a new file in the old one's place.
+class POMONA_API MappedFile {
+ public:
+  // Throws FileError (no such file, no permission, a folder, no memory to map it).
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  std::span<const std::byte> bytes() const { return bytes_; }
+  // The pages of these bytes may leave the memory; they come back when they are touched again.
+  void release(std::span<const std::byte> part) const;
+
+ private:
+  std::filesystem::path path_;
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace pomona
