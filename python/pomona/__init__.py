@@ -7,14 +7,14 @@ from pathlib import Path
 # First: loads libtorch, which our libraries then find by SONAME even when no run path leads to it.
 import torch
 
-from . import _C, nn, quantize, schedules
+from . import _C, convert, nn, quantize, schedules
 from ._C import CorruptFile, InvalidArgument, Mask
 from .dead import DeadReport, Removal, dead_neurons, remove_dead_
 from .dsd import DSD
 from .infer import PackReport, pack_
-from .io import SaveReport, entries, load, load_, save
+from .io import File, SaveReport, compressed_size, entries, load, load_, save
 from .prune import Pruner
-from .quantize import Sharer, fisher
+from .quantize import Sharer, fisher, round_codebooks_
 from .retrain import Frozen, adjust_dropout_, freeze
 from .rules import Prune, Share, rules_from_json, rules_to_json
 from .schedules import OBD, Cubic, Growing, Iterative, OneShot, StdFactor, Surgery
@@ -46,6 +46,7 @@ __all__ = [
     "CorruptFile",
     "Cubic",
     "DeadReport",
+    "File",
     "Frozen",
     "Growing",
     "InvalidArgument",
@@ -64,6 +65,8 @@ __all__ = [
     "Surgery",
     "adjust_dropout_",
     "cmake_prefix_path",
+    "compressed_size",
+    "convert",
     "cuda_available",
     "dead_neurons",
     "entries",
@@ -75,6 +78,7 @@ __all__ = [
     "pack_",
     "quantize",
     "remove_dead_",
+    "round_codebooks_",
     "rules_from_json",
     "rules_to_json",
     "save",

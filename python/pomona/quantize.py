@@ -15,10 +15,20 @@ from typing import Literal
 import torch
 
 from . import _C
+from ._round_codebooks import RoundReport, round_codebooks_
 from ._sharer import Sharer, ShareReport
 from .rules import FITS
 
-__all__ = ["ShareReport", "Sharer", "centroid_grad", "fisher", "fit_codebook", "lookup"]
+__all__ = [
+    "RoundReport",
+    "ShareReport",
+    "Sharer",
+    "centroid_grad",
+    "fisher",
+    "fit_codebook",
+    "lookup",
+    "round_codebooks_",
+]
 
 
 def lookup(
