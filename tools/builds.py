@@ -3,6 +3,7 @@
     build/core           the torch-free half with AddressSanitizer and UBSan
     build/cpython-311    everything, for the pinned torch (pip uses the same folder)
     build/cpython-311-cpu, -torch2.11.0, ...   the same, for another choice
+    build/fuzz           the torch-free half for libFuzzer, by clang
     build/gpu            `make gpu`: the system's Python, no tests in C++
 
 python/pomona holds the libraries of the folder that was built last.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +37,37 @@ def core(env: Mapping[str, str]) -> Path:
     _configure(folder, options | _warnings(), env)
     _build(folder, env, "the torch-free half, with sanitizers", ("all", HEADER_CHECK))
     return folder
+
+
+def fuzzers(env: Mapping[str, str]) -> list[Path]:
+    """Build the fuzzers where there is a clang with libFuzzer; the programs."""
+    clang = next((c for c in ("clang++", "clang++-14") if has_libfuzzer(c)), None)
+    if clang is None:
+        say("there is no clang with libFuzzer (clang-14, libclang-rt-14-dev); going on without")
+        return []
+    folder = ROOT / "build" / "fuzz"
+    options = {
+        "POMONA_TORCH": "OFF",
+        "POMONA_TESTS": "OFF",
+        "POMONA_EXAMPLES": "OFF",
+        "POMONA_FUZZ": "ON",
+        "POMONA_SANITIZE": "address,undefined",
+        "CMAKE_CXX_COMPILER": clang,
+    }
+    _configure(folder, options, env)
+    _build(folder, env, "the fuzzers")
+    return sorted(path for path in (folder / "tests/fuzz").glob("fuzz_*") if path.is_file())
+
+
+def has_libfuzzer(compiler: str) -> bool:
+    """Whether a fuzzer can be compiled and linked."""
+    if not machine.has(compiler):
+        return False
+    source = (
+        'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) {return 0;}'
+    )
+    command = [compiler, "-fsanitize=fuzzer", "-x", "c++", "-", "-o", os.devnull]
+    return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
 
 
 def full(environment: Environment, *, tests: bool) -> Path:

@@ -23,6 +23,8 @@ OPTIONAL = [
     ("ccache", "ccache", "a second build takes a minute"),
     ("libgtest-dev", "/usr/include/gtest/gtest.h", "the C++ tests, without a download"),
     ("libbenchmark-dev", "/usr/include/benchmark/benchmark.h", "the C++ benchmarks"),
+    ("clang-14", "clang++-14", "the fuzzers"),
+    ("libclang-rt-14-dev", "/usr/lib/llvm-14/lib/clang/14.0.6/lib/linux", "the fuzzers"),
     (
         "dataset-fashion-mnist",
         "/usr/share/datasets/fashion-mnist",

@@ -16,6 +16,8 @@ import machine
 import sources
 from console import ROOT, Stop, fail, output, say, show, step
 
+FUZZ_SECONDS = 20  # of each fuzzer in `make test`
+
 
 def setup() -> environment.Environment:
     """A machine and an environment in which everything below works, and the library built."""
@@ -42,12 +44,36 @@ def test() -> None:
     jobs = machine.jobs()
     core = builds.core(variables)
     _ctest(core, variables)
+    _fuzz(variables, FUZZ_SECONDS)
     full = builds.full(env, tests=True)
     _ctest(full, variables)
     variables |= {"POMONA_BUILD_DIR": str(full)}
     parallel = ["-n", jobs, "--dist=loadfile"] if jobs > 1 else []
     pytest = [env.python, "-m", "pytest", "-q", *parallel, "--doctest-modules"]
     show([*pytest, "python/pomona", "tests/python"], variables)
+
+
+def fuzz() -> None:
+    """Each fuzzer for SECONDS (default: an hour); what it finds lies in build/fuzz/found."""
+    _fuzz(_prepare().variables(), int(os.environ.get("SECONDS", "3600")))
+
+
+def _fuzz(variables: dict[str, str], seconds: int) -> None:
+    """All fuzzers side by side, from the golden files and from what earlier runs have learned."""
+    programs = builds.fuzzers(variables)
+    found = ROOT / "build" / "fuzz" / "found"
+    found.mkdir(parents=True, exist_ok=True)
+    for program in programs:
+        corpus = ROOT / "build" / "fuzz" / "corpus" / program.name
+        corpus.mkdir(parents=True, exist_ok=True)
+        command = [program, f"-max_total_time={seconds}", "-max_len=8000", "-print_final_stats=1"]
+        command += [f"-artifact_prefix={found}/{program.name}-", corpus]
+        if program.name == "fuzz_file":
+            command.append(ROOT / "tests" / "golden")
+        log = step(f"{program.name}, {seconds} s", command, log=program.name, env=variables,
+                   timeout=seconds + 120)  # fmt: skip
+        runs = [line.split()[-1] for line in log.splitlines() if "number_of_executed" in line]
+        say(f"{program.name}: {' '.join(runs)} inputs, nothing found")
 
 
 def _ctest(folder: Path, variables: dict[str, str]) -> None:
@@ -69,10 +95,13 @@ def bench() -> None:
     found = sorted((folder / "benchmarks").glob("bench_*"))
     programs = [path for path in found if path.is_file() and os.access(path, os.X_OK)]
     scripts = sorted((ROOT / "benchmarks").glob("bench_*.py"))
+    stems = {script.stem for script in scripts}
     for program in programs:
-        show([program], env.variables())
-    for script in scripts:
-        show([env.python, "-u", script], env.variables())
+        if program.name not in stems:
+            show([program], env.variables())
+    for script in scripts:  # one beside a program runs it and writes its table
+        arguments = [program for program in programs if program.name == script.stem]
+        show([env.python, "-u", script, *arguments], env.variables())
     if not programs and not scripts:
         say("there is no benchmark yet")
 
@@ -142,6 +171,7 @@ COMMANDS = {
     "demo": demo,
     "test": test,
     "bench": bench,
+    "fuzz": fuzz,
     "format": format_,
     "lint": lint,
     "gpu": gpu,
