@@ -131,6 +131,16 @@ def dataset_example(dataset: Dataset) -> torch.Tensor:
 
 def run(recipe: Recipe, seed: int, tune: bool, quick: bool) -> dict[str, float]:
     """Train one seed through all stages."""
+    began = time.perf_counter()
+    model, errors = pruned(recipe, seed, tune, quick)
+    kept = sum(int(p.count_nonzero()) for p in prunable(model))
+    return {**errors, "kept": kept, "seconds": time.perf_counter() - began}
+
+
+def pruned(
+    recipe: Recipe, seed: int, tune: bool, quick: bool
+) -> tuple[torch.nn.Module, dict[str, float]]:
+    """The network of one seed after all stages, without its dead neurons, and its errors."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     began = time.perf_counter()
@@ -162,7 +172,7 @@ def run(recipe: Recipe, seed: int, tune: bool, quick: bool) -> dict[str, float]:
             f"{time.perf_counter() - began:.0f} s",
             flush=True,
         )
-    return {**errors, "kept": kept, "seconds": time.perf_counter() - began}
+    return model, errors
 
 
 def row(recipe: Recipe, runs: Sequence[dict[str, float]]) -> list[object]:

@@ -1,0 +1,274 @@
+"""The Deep Compression table: two LeNets from training to the file, everything counted.
+
+    python benchmarks/thesis/deep_compression.py [--seeds 3] [--jobs N] [--only NETWORK] [--quick]
+        [--keep FOLDER]
+
+`--keep` writes each trained network to a folder, and takes it from there the next time.
+
+Two rows of networks. "thesis": 12x pruned, shared with 6 bits (LeNet-300-100) or 8 and 5 bits
+(LeNet-5), linear initialization, two epochs of centroid training; the file once as the thesis says
+(gaps of 5 bits, Huffman), once with the gaps' width chosen by cost, once as small as we can.
+"extreme": the second-order ramp of pruning_extreme.py to 3,500 and 3,000 weights, 12 and 8 codes,
+biases rounded to 8 bits. Every file is read in a new process, and the errors are those of what it
+read. 1 kB = 1000 B. Source: thesis Tables 4.2 and 4.3 (Deep Compression, Tables 1 to 3).
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
+
+import pruning_extreme  # noqa: E402
+import pruning_lenet  # noqa: E402
+from _measure import write_table  # noqa: E402
+from data import Dataset, load  # noqa: E402
+from held_out import split  # noqa: E402
+from models import LeNet5, LeNet300100  # noqa: E402
+from paired import mean_and_deviation  # noqa: E402
+from training_loop import HAS_FAST_BFLOAT16, fit  # noqa: E402
+
+import pomona  # noqa: E402
+
+NETWORKS = {"LeNet-300-100": LeNet300100, "LeNet-5": LeNet5}
+BITS = {"LeNet-300-100": {"*": 6}, "LeNet-5": {"conv*": 8, "*": 5}}
+EXTREME = {"LeNet-300-100": (12, 15), "LeNet-5": (8, 6)}  # codes, 0.0 among them; epochs
+BIAS_BITS = 8
+MODES = {
+    "thesis: 5-bit gaps, Huffman": {"coding": "huffman", "gap_bits": 5},
+    "best gaps, Huffman": {"coding": "huffman"},
+    "smallest": {"coding": "smallest"},
+}
+GOALS = {  # bytes and error in percent
+    ("LeNet-300-100", "thesis"): (27_000, 1.58),
+    ("LeNet-5", "thesis"): (44_000, 0.74),
+    ("LeNet-300-100", "extreme"): (3_300, 1.65),
+    ("LeNet-5", "extreme"): (3_150, 0.78),
+}
+
+Found = dict[str, Any]
+
+READ = """
+import sys, json
+sys.path[:0] = {paths!r}
+from data import load
+from held_out import split
+from models import {model}
+from training_loop import error_percent
+import pomona, torch
+torch.set_num_threads(1)
+model = {model}()
+tensors = pomona.load({file!r})
+for name, tensor in tensors.items():  # dead neurons have left: take the file's shapes
+    *path, last = name.split(".")
+    module = model.get_submodule(".".join(path))
+    setattr(module, last, torch.nn.Parameter(tensor))
+print(json.dumps(error_percent(model, split(load("mnist"), False, {quick!r}))))
+"""
+
+
+def error_of_file(file: Path, network: str, quick: bool) -> float:
+    """The test error of what a new process reads from a file."""
+    program = READ.format(
+        paths=[str(ROOT / "examples"), str(ROOT / "benchmarks"), str(Path(__file__).parent)],
+        model=NETWORKS[network].__name__,
+        file=str(file),
+        quick=quick,
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return float(json.loads(run.stdout.splitlines()[-1]))
+
+
+def share_and_train(
+    model: torch.nn.Module,
+    dataset: Dataset,
+    rules: dict[str, pomona.Share],
+    *,
+    epochs: int,
+    lr: float,
+    shift: int,
+) -> None:
+    """Share, and train centroids and biases."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    sharer = pomona.Sharer(model, rules, optimizer=optimizer)
+    sharer.step()
+    fast = HAS_FAST_BFLOAT16 and isinstance(model, LeNet5)
+    fit(model, optimizer, dataset, epochs=epochs, lr=lr, shift=shift, seed=7, bfloat16=fast)
+    sharer.step()
+    sharer.finalize()
+
+
+def round_entries_and_biases(model: torch.nn.Module) -> None:
+    """Codebook entries to bfloat16, biases to multiples of a power of two, 8 bits each."""
+    for name, parameter in model.named_parameters():
+        if not name.endswith("bias"):
+            parameter.data = parameter.detach().bfloat16().float()
+        else:
+            largest = parameter.detach().abs().max()
+            step = 2.0 ** torch.ceil(torch.log2(largest / (2 ** (BIAS_BITS - 1) - 1)))
+            parameter.data = torch.round(parameter.detach() / step) * step + 0.0
+
+
+def saved(tensors: dict[str, torch.Tensor], network: str, quick: bool) -> dict[str, Found]:
+    """Bytes and error of each way to write a network."""
+    found: dict[str, Found] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for mode, options in MODES.items():
+            file = Path(folder) / "net.pomona"
+            report = pomona.save(tensors, file, **options)
+            error = error_of_file(file, network, quick)
+            found[mode] = {
+                "bytes": report.file_bytes,
+                "error": error,
+                "layers": [layer_row(entry) for entry in report.entries if len(entry.shape) > 1],
+                "kept": sum(e.kept for e in report.entries if len(e.shape) > 1),
+                "positions": sum(e.position_bytes for e in report.entries),
+            }
+    return found
+
+
+def layer_row(entry: Any) -> list[object]:
+    """The columns of Deep Compression's Tables 2 and 3; fillers are entries of both streams."""
+    stored = entry.kept + entry.fillers
+    code_bits = max(1, entry.centroids).bit_length()  # code 0 is the filler's
+    raw = stored * (code_bits + entry.gap_bits) + 32 * entry.centroids
+    return [
+        entry.name.removesuffix(".weight"),
+        f"{entry.numel:,}",
+        f"{100 * entry.kept / entry.numel:.0f}%",
+        code_bits,
+        f"{8 * entry.code_bytes / entry.kept:.1f}",
+        entry.gap_bits or "-",
+        f"{8 * entry.position_bytes / entry.kept:.1f}",
+        f"{100 * raw / (32 * entry.numel):.2f}%" if entry.gap_bits else "-",
+        f"{100 * entry.bytes / (4 * entry.numel):.2f}%",
+    ]
+
+
+def thesis(network: str, seed: int, quick: bool) -> torch.nn.Module:
+    """One seed, pruned and shared as the thesis did it."""
+    recipe = next(r for r in pruning_lenet.RECIPES if r.network == network and r.shift == 0)
+    model, dataset, _ = pruning_lenet.dense_and_pruned(recipe, seed, False, quick)
+    rules = {p: pomona.Share(bits, fit="linear") for p, bits in BITS[network].items()}
+    share_and_train(model, dataset, rules, epochs=1 if quick else 2, lr=3e-4, shift=0)
+    return model
+
+
+def extreme(network: str, seed: int, quick: bool) -> torch.nn.Module:
+    """One seed of the smallest network."""
+    recipe = next(r for r in pruning_extreme.RECIPES if r.network == network)
+    model, _ = pruning_extreme.pruned(recipe, seed, False, quick)
+    dataset = split(load("mnist"), False, quick)
+    codes, epochs = EXTREME[network]
+    rules = {"*": pomona.Share((codes - 1).bit_length(), codes=codes)}
+    epochs = 1 if quick else epochs
+    share_and_train(model, dataset, rules, epochs=epochs, lr=1e-3, shift=recipe.shift)
+    round_entries_and_biases(model)
+    return model
+
+
+def run(network: str, row: str, seed: int, quick: bool, keep: Path | None) -> dict[str, Found]:
+    """Train one seed, or take it from where it is kept, and write its files."""
+    began = time.perf_counter()
+    kept = None if keep is None else keep / f"{network} {row} {seed}.pt"
+    if kept is not None and kept.exists():
+        tensors = torch.load(kept, weights_only=True)
+    else:
+        tensors = {"thesis": thesis, "extreme": extreme}[row](network, seed, quick).state_dict()
+        if kept is not None:
+            torch.save(tensors, kept)
+    found = saved(tensors, network, quick)
+    sizes = ", ".join(f"{f['bytes']:,} B {f['error']:.2f} %" for f in found.values())
+    seconds = time.perf_counter() - began
+    print(f"  {network}, {row}, seed {seed}: {sizes}, {seconds:.0f} s", flush=True)
+    return found
+
+
+def rows_of(network: str, row: str, runs: Sequence[dict[str, Found]]) -> list[list[object]]:
+    """A line for each way to write the network."""
+    dense = 4 * sum(p.numel() for p in NETWORKS[network]().parameters())
+    goal_bytes, goal_error = GOALS[network, row]
+    rows = []
+    for mode in MODES:
+        found = [run[mode] for run in runs]
+        mean = statistics.mean(f["bytes"] for f in found)
+        error = statistics.mean(f["error"] for f in found)
+        rows.append([
+            *(network, row, mode, len(runs), f"{max(f['kept'] for f in found):,}"),
+            f"{mean:,.0f}", f"{dense / mean:.0f}x",
+            mean_and_deviation([f["error"] for f in found]),
+            f"{goal_bytes:,}", f"{goal_error:.2f}",
+            {True: "met", False: "not met"}[mean <= goal_bytes and error <= goal_error],
+        ])  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Every seed of every network, the table and the tables of layers."""
+    arguments = parse_arguments()
+    cases = [(n, r) for n in ("LeNet-5", "LeNet-300-100") for r in ("extreme", "thesis")]
+    cases = [(n, r) for n, r in cases if arguments.only in (n, f"{n} {r}", "")]
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        waiting = {
+            case: [
+                pool.submit(run, *case, seed, arguments.quick, arguments.keep)
+                for seed in range(arguments.seeds)
+            ]
+            for case in cases
+        }
+        runs = {case: [future.result() for future in futures] for case, futures in waiting.items()}
+    columns = ["network", "row", "file", "seeds", "weights", "bytes", "ratio", "error %"]
+    columns += ["goal bytes", "goal %", "goal"]
+    order = [case for case in GOALS if case in runs]
+    table = [row for case in order for row in rows_of(*case, runs[case])]
+    layers = [
+        [network, *layer]
+        for network, row in order
+        if row == "thesis"
+        for layer in runs[network, row][0][next(iter(MODES))]["layers"]
+    ]
+    layer_columns = ["network", "layer", "weights", "kept", "code bits", "Huffman"]
+    layer_columns += ["gap bits", "Huffman ", "rate", "with Huffman"]
+    if arguments.quick or arguments.only:
+        print(columns, *table, layer_columns, *layers, sep="\n")
+        return
+    keep = {" ".join(case): found for case, found in runs.items()}
+    write_table("deep_compression", "LeNets, compressed", columns, table, runs=keep)
+    write_table("deep_compression_layers", "LeNets by layer, seed 0", layer_columns, layers)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", default="", help="a network, or a network and a row")
+    parser.add_argument("--keep", type=Path, help="folder for the trained networks")
+    parser.add_argument("--quick", action="store_true", help="an epoch each, to see that it runs")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
