@@ -39,6 +39,7 @@ HEADERS = {
     "parallel.h": ("base", True),
     "live.h": ("base", False),  # an aggregate of tensors for one call; it includes nothing of ours
     "mask.h": ("format", True),
+    "interleaved.h": ("format", True),
     "packed_bits.h": ("format", True),
     "weight.h": ("format", True),
     "prune_rule.h": ("prune", True),
