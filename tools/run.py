@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import builds
@@ -16,7 +17,7 @@ import machine
 import sources
 from console import ROOT, Stop, fail, output, say, show, step
 
-FUZZ_SECONDS = 20  # of each fuzzer in `make test`
+FUZZ_SECONDS = 60  # of each fuzzer in `make test`
 
 
 def setup() -> environment.Environment:
@@ -63,7 +64,8 @@ def _fuzz(variables: dict[str, str], seconds: int) -> None:
     programs = builds.fuzzers(variables)
     found = ROOT / "build" / "fuzz" / "found"
     found.mkdir(parents=True, exist_ok=True)
-    for program in programs:
+
+    def run(program: Path) -> str:
         corpus = ROOT / "build" / "fuzz" / "corpus" / program.name
         corpus.mkdir(parents=True, exist_ok=True)
         command = [program, f"-max_total_time={seconds}", "-max_len=8000", "-print_final_stats=1"]
@@ -71,9 +73,13 @@ def _fuzz(variables: dict[str, str], seconds: int) -> None:
         if program.name == "fuzz_file":
             command.append(ROOT / "tests" / "golden")
         log = step(f"{program.name}, {seconds} s", command, log=program.name, env=variables,
-                   timeout=seconds + 120)  # fmt: skip
+                   timeout=2 * seconds + 120)  # fmt: skip
         runs = [line.split()[-1] for line in log.splitlines() if "number_of_executed" in line]
-        say(f"{program.name}: {' '.join(runs)} inputs, nothing found")
+        return f"{program.name}: {' '.join(runs)} inputs, nothing found"
+
+    with ThreadPoolExecutor(len(programs) or 1) as pool:
+        for line in pool.map(run, programs):
+            say(line)
 
 
 def _ctest(folder: Path, variables: dict[str, str]) -> None:
