@@ -34,6 +34,10 @@ std::string_view layout_name(Layout layout) {
   switch (layout) {
     case Layout::kCsr16:
       return "csr16";
+    case Layout::kPg32:
+      return "pg32";
+    case Layout::kPgv:
+      return "pgv";
   }
   throw InvalidArgument(
       text("layout_name: expected a layout, got ", static_cast<int>(layout), "."));

@@ -14,9 +14,17 @@
 namespace pomona {
 
 // kCsr16: compressed sparse rows with 16-bit columns and 8-bit codes (or floats when not shared):
-// the portable reference.
-enum class Layout : uint8_t { kCsr16 = 1 };
+// the portable reference. kPg32 and kPgv: permute-gather tiles, in floating and in fixed point
+// (docs/kernels.md).
+enum class Layout : uint8_t { kCsr16 = 1, kPg32 = 2, kPgv = 3 };
 POMONA_API std::string_view layout_name(Layout layout);
+
+// What a product is computed in. kFloat32: float32, or bfloat16 pairs where the codebook is
+// bfloat16 (error at most 2^-16 of the sum of |w x|). kBFloat16: x rounded to bfloat16. kFixed16: x
+// and codebook in 16 bits with one scale each, sums exact (at most 1e-4 of the largest |y|).
+// kInt8: in 8 bits.
+enum class Precision : uint8_t { kFloat32 = 0, kBFloat16 = 1, kFixed16 = 2, kInt8 = 3 };
+POMONA_API std::string_view precision_name(Precision precision);
 
 // `bytes` is self-describing (a header, then the arrays), position-independent, 8-byte aligned
 // inside, and what PackedLinear keeps in its buffer. Not a storage format: it may change with any

@@ -1,0 +1,502 @@
+// pack_pg: from a matrix to the bytes of pg_layout.h.
+
+#include "base/float16.h"
+#include "base/text.h"
+#include "infer/pg_layout.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <memory>
+#include <numeric>
+
+namespace pomona {
+namespace {
+
+constexpr int64_t kMostCols = int64_t{1} << 24;
+constexpr int64_t kMostRows = int64_t{1} << 30;
+// A sum of bytes times bytes stays below 2^31 for so many nonzeros of a row: 2 * 255 * 128 each.
+constexpr int64_t kMostOfARowInBytes = 32'000;
+// bfloat16 arithmetic flushes what is denormal; the kernel looks at x for the other half of this.
+constexpr float kLeastInBFloat16 = 0x1p-24f, kMostInBFloat16 = 0x1p60f;
+// What a step of one vector and a level of spilled nonzeros cost, in cycles (Zen 4).
+constexpr std::array<double, 3> kStepCycles = {2.9, 4.7, 4.0};
+constexpr double kLevelCycles = 18;
+// Nonzeros without a code spill; with more of them than this another layout is faster.
+constexpr double kMostWithoutCode = 0.03;
+// A row longer than this many times the mean of its block is split over several lanes.
+constexpr double kLongRow = 1.5;
+
+// A row, or a part of one, that a lane takes.
+struct Lane {
+  uint32_t row = kPgNoRow;
+  int64_t begin = 0, end = 0;  // its nonzeros
+  int64_t size() const { return end - begin; }
+};
+
+// The matrix as lists: of nonzero e, the column and its code (0: spills always) and value.
+struct Entries {
+  std::vector<int64_t> starts;  // rows + 1
+  std::vector<uint32_t> columns;
+  std::vector<uint8_t> codes;
+  std::vector<float> values;
+};
+
+// The codes' values: the most frequent centroids, ascending, after code 0.
+struct Chosen {
+  std::vector<float> values;     // [code]
+  std::vector<uint8_t> code_of;  // [centroid of the weight]
+};
+
+Chosen choose_codes(const Weight& matrix, int codes) {
+  const auto& codebook = matrix.codebook;
+  std::vector<int64_t> counts(codebook.size());
+  for (const uint8_t code : matrix.codes) ++counts[code];
+  std::vector<size_t> order(codebook.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::stable_sort(order, [&](size_t a, size_t b) { return counts[a] > counts[b]; });
+  order.resize(std::min(order.size(), static_cast<size_t>(codes - 1)));
+  std::ranges::sort(order);
+  Chosen chosen{.values = {0.0f}, .code_of = std::vector<uint8_t>(codebook.size())};
+  for (const size_t centroid : order) {
+    chosen.code_of[centroid] = static_cast<uint8_t>(chosen.values.size());
+    chosen.values.push_back(codebook[centroid]);
+  }
+  return chosen;
+}
+
+Entries make_entries(const Weight& matrix, const Chosen& chosen) {
+  Entries entries;
+  const int64_t rows = matrix.shape[0], cols = matrix.shape[1];
+  entries.starts.assign(static_cast<size_t>(rows) + 1, 0);
+  entries.columns.reserve(matrix.codes.size());
+  entries.codes.reserve(matrix.codes.size());
+  entries.values.reserve(matrix.codes.size());
+  size_t e = 0;
+  for_each_kept(matrix.mask, [&](size_t i) {
+    const auto position = static_cast<int64_t>(i);
+    ++entries.starts[static_cast<size_t>(position / cols) + 1];
+    entries.columns.push_back(static_cast<uint32_t>(position % cols));
+    const uint8_t centroid = matrix.codes[e++];
+    entries.codes.push_back(chosen.code_of[centroid]);
+    entries.values.push_back(matrix.codebook[centroid]);
+  });
+  std::partial_sum(entries.starts.begin(), entries.starts.end(), entries.starts.begin());
+  return entries;
+}
+
+void append_lanes_of_row(uint32_t row, int64_t begin, int64_t end, int64_t most,
+                         std::vector<Lane>& lanes) {
+  const int64_t parts = std::max<int64_t>(1, (end - begin + most - 1) / most);
+  for (int64_t p = 0; p < parts; ++p) {
+    const int64_t size = end - begin;
+    lanes.push_back({row, begin + size * p / parts, begin + size * (p + 1) / parts});
+  }
+}
+
+// The lanes of a block of rows, longest first, filled up to whole vectors.
+std::vector<Lane> lanes_of_block(const Entries& entries, int64_t first, int64_t last) {
+  const auto start = [&](int64_t row) { return entries.starts[static_cast<size_t>(row)]; };
+  const double mean = static_cast<double>(start(last) - start(first)) /
+                      static_cast<double>(std::max<int64_t>(1, last - first));
+  // Sorting brings long rows together where there are several groups of them; few rows are split.
+  const double most = last - first <= 2 * kPgLanes ? std::max(8.0, kLongRow * mean)
+                                                   : std::max(64.0, 8 * kLongRow * mean);
+  std::vector<Lane> lanes;
+  for (int64_t row = first; row < last; ++row) {
+    append_lanes_of_row(static_cast<uint32_t>(row), start(row), start(row + 1),
+                        static_cast<int64_t>(most), lanes);
+  }
+  std::ranges::stable_sort(lanes, [](const Lane& a, const Lane& b) { return a.size() > b.size(); });
+  return lanes;
+}
+
+struct Spill {
+  uint32_t column = 0;
+  uint32_t entry = 0;
+};
+
+class Packer {
+ public:
+  Packer(const Weight& matrix, PgForm form, Precision precision, PgEffort effort)
+      : shape_(pg_shape(form)), form_(form), precision_(precision), effort_(effort) {
+    rows_ = matrix.shape[0], cols_ = matrix.shape[1];
+    chosen_ = choose_codes(matrix, shape_.codes);
+    entries_ = make_entries(matrix, chosen_);
+    codebook_ = make_codebook();
+    deal_rows();
+    choose_fill();
+    for (size_t g = 0; g < groups_.size(); ++g) add_group(g);
+  }
+
+  std::vector<std::byte> bytes() const;
+
+ private:
+  void deal_rows();
+  void choose_fill();
+  void add_group(size_t g);
+  int64_t steps_of(std::span<const Lane> lanes, double fill) const;
+  double cost(std::span<const Lane> lanes, double fill);
+  PgPlacement& placement_of(int64_t steps);
+  std::span<const uint32_t> columns_of(const Lane& lane) const {
+    return std::span(entries_.columns)
+        .subspan(static_cast<size_t>(lane.begin), static_cast<size_t>(lane.size()));
+  }
+  std::span<const Lane> lanes_of(size_t g) const {
+    return std::span(lanes_).subspan(g * kPgLanes, kPgLanes);
+  }
+  void put(std::byte* stream, int64_t vectors, int64_t step, int64_t lane, int64_t slot,
+           PgSlot what) const;
+  void add_spilled(const std::vector<std::vector<Spill>>& spilled, int64_t vectors);
+  PgCodebook make_codebook() const;
+  // A code's value in units of the scale.
+  int32_t fixed_point(uint8_t code) const {
+    const int32_t high = codebook_.byte_high[code];
+    return precision_ == Precision::kInt8 ? high : 256 * high + codebook_.byte_low[code];
+  }
+
+  PgShape shape_;
+  PgForm form_;
+  Precision precision_;
+  PgEffort effort_;
+  int64_t rows_ = 0, cols_ = 0;
+  Chosen chosen_;
+  PgCodebook codebook_;
+  Entries entries_;
+  double fill_ = 0.9;
+  std::vector<Lane> lanes_;
+  std::vector<uint32_t> blocks_{0};
+  std::vector<PgGroup> groups_;
+  struct Scheduled {
+    uint32_t number = 0;
+    PgSchedule schedule;
+    std::unique_ptr<PgPlacement> placement;
+  };
+  std::map<int64_t, Scheduled> schedules_;  // by steps
+  std::vector<std::byte> stream_;
+  std::vector<int32_t> sums_;        // by lane, for kBytes
+  std::vector<uint32_t> levels_{0};  // four of each group, of absent vectors too
+  std::vector<PgSpilled> spilled_;
+};
+
+void Packer::deal_rows() {
+  for (int64_t first = 0; first < rows_; first += kPgBlockRows) {
+    const int64_t last = std::min(first + kPgBlockRows, rows_);
+    auto lanes = lanes_of_block(entries_, first, last);
+    for (size_t begin = 0; begin < lanes.size(); begin += kPgLanes) {
+      const size_t count = std::min<size_t>(kPgLanes, lanes.size() - begin);
+      groups_.push_back({.vectors = static_cast<uint32_t>((count + 15) / 16)});
+    }
+    lanes.resize((lanes.size() + kPgLanes - 1) / kPgLanes * kPgLanes);
+    lanes_.insert(lanes_.end(), lanes.begin(), lanes.end());
+    blocks_.push_back(static_cast<uint32_t>(groups_.size()));
+  }
+}
+
+PgPlacement& Packer::placement_of(int64_t steps) {
+  auto found = schedules_.find(steps);
+  if (found == schedules_.end()) {
+    found = schedules_.emplace(steps, Scheduled{0, PgSchedule(cols_, steps, form_), nullptr}).first;
+    auto& made = found->second;  // the node stays where it is, and so does its schedule
+    made.placement = std::make_unique<PgPlacement>(made.schedule, effort_);
+  }
+  return *found->second.placement;
+}
+
+// So many that the mean lane fills this share of its slots, and the longest has room.
+int64_t Packer::steps_of(std::span<const Lane> lanes, double fill) const {
+  int64_t total = 0, count = 0, longest = 0;
+  for (const auto& lane : lanes) {
+    if (lane.row == kPgNoRow) continue;
+    ++count;
+    total += lane.size();
+    longest = std::max(longest, lane.size());
+  }
+  const double mean = count == 0 ? 0 : static_cast<double>(total) / static_cast<double>(count);
+  const double wanted = std::max(mean, 0.97 * static_cast<double>(longest)) / fill;
+  const auto per_multiple = static_cast<double>(shape_.slots * shape_.steps);
+  const auto multiples = static_cast<int64_t>(std::ceil(wanted / per_multiple - 1e-9));
+  return std::max(multiples * shape_.steps, PgSchedule::fewest_steps(cols_, form_));
+}
+
+// Cycles of a group when its slots are filled so far.
+double Packer::cost(std::span<const Lane> lanes, double fill) {
+  const int64_t steps = steps_of(lanes, fill);
+  auto& placement = placement_of(steps);
+  double levels = 0;
+  for (size_t v = 0; v < kPgLanes / 16; ++v) {
+    int64_t most = 0;
+    for (const auto& lane : lanes.subspan(v * 16, 16)) {
+      if (lane.row != kPgNoRow) most = std::max(most, placement.place(columns_of(lane)));
+    }
+    levels += static_cast<double>(most);
+  }
+  const double vectors = static_cast<double>(kPgLanes / 16);
+  return static_cast<double>(steps) * vectors * kStepCycles[static_cast<size_t>(form_)] +
+         levels * kLevelCycles;
+}
+
+// Fuller slots make fewer steps and more spilled nonzeros: the cheapest of a few fills, by trying
+// them on a few groups.
+void Packer::choose_fill() {
+  constexpr std::array kFills = {0.50, 0.58, 0.64,  0.70, 0.76, 0.81,
+                                 0.86, 0.90, 0.935, 0.96, 0.985};
+  const size_t samples = std::min<size_t>(groups_.size(), 3);
+  if (samples == 0) return;
+  std::array<double, kFills.size()> costs;
+  costs.fill(-1);
+  const auto cost_at = [&](size_t f) {
+    if (costs[f] < 0) {
+      costs[f] = 0;
+      for (size_t s = 0; s < samples; ++s) {
+        costs[f] += cost(lanes_of((2 * s + 1) * groups_.size() / (2 * samples)), kFills[f]);
+      }
+    }
+    return costs[f];
+  };
+  size_t best = 6;  // go downhill from here
+  for (bool has_moved = true; has_moved;) {
+    has_moved = false;
+    for (const size_t next : {best + 1, best - 1}) {
+      if (next < kFills.size() && cost_at(next) < cost_at(best)) {
+        best = next;
+        has_moved = true;
+        break;
+      }
+    }
+  }
+  fill_ = kFills[best];
+  schedules_.clear();
+}
+
+void Packer::put(std::byte* stream, int64_t vectors, int64_t step, int64_t lane, int64_t slot,
+                 PgSlot what) const {
+  const int64_t vector = lane / 16, l = lane % 16;
+  std::byte* to = stream + (step / shape_.steps * vectors + vector) * shape_.bytes;
+  const int64_t within = step % shape_.steps;
+  const auto add = [&](int64_t at, auto bits) {
+    decltype(bits) word;
+    std::memcpy(&word, to + at, sizeof word);
+    word = static_cast<decltype(bits)>(word | bits);
+    std::memcpy(to + at, &word, sizeof word);
+  };
+  switch (form_) {
+    case PgForm::kFloat32:
+      add(4 * l, what.index << (5 * within) | what.code << (16 + 5 * within));
+      return;
+    case PgForm::kBFloat16:
+      add(4 * l + 2 * slot, static_cast<uint16_t>(what.index | what.code << 6));
+      return;
+    case PgForm::kBytes:
+      add(64 * within + 4 * l + slot, static_cast<uint8_t>(what.index | (what.code & 16) << 3));
+      add(128 + 4 * l + slot, static_cast<uint8_t>((what.code & 15) << (4 * within)));
+      return;
+  }
+}
+
+void Packer::add_group(size_t g) {
+  auto& group = groups_[g];
+  const auto lanes = lanes_of(g);
+  const int64_t steps = steps_of(lanes, fill_), vectors = group.vectors;
+  auto& placement = placement_of(steps);
+  const auto& schedule = schedules_.at(steps).schedule;
+  group.stream_at = stream_.size();
+  stream_.resize(stream_.size() +
+                 static_cast<size_t>(steps / shape_.steps * vectors * shape_.bytes));
+  std::byte* stream = stream_.data() + group.stream_at;
+  std::vector<std::vector<Spill>> spilled(kPgLanes);
+  if (form_ == PgForm::kBytes) sums_.resize(sums_.size() + kPgLanes);
+  for (int64_t l = 0; l < kPgLanes; ++l) {
+    const Lane& lane = lanes[static_cast<size_t>(l)];
+    if (lane.row == kPgNoRow) continue;
+    const auto columns = columns_of(lane);
+    // A nonzero whose value has no code takes no slot.
+    std::vector<uint32_t> coded, entry_of;
+    for (size_t i = 0; i < columns.size(); ++i) {
+      const auto e = static_cast<uint32_t>(lane.begin) + static_cast<uint32_t>(i);
+      if (entries_.codes[e] == 0) {
+        spilled[static_cast<size_t>(l)].push_back({columns[i], e});
+      } else {
+        coded.push_back(columns[i]);
+        entry_of.push_back(e);
+      }
+    }
+    placement.place(coded);
+    const auto occupants = placement.occupants();
+    for (int64_t slot = 0; slot < std::ssize(occupants); ++slot) {
+      const int32_t item = occupants[static_cast<size_t>(slot)];
+      if (item == PgPlacement::kNone) continue;
+      const int64_t step = slot / shape_.slots;
+      const auto i = static_cast<size_t>(item);
+      const uint8_t code = entries_.codes[entry_of[i]];
+      put(stream, vectors, step, l, slot % shape_.slots, {schedule.index_of(coded[i], step), code});
+      if (form_ == PgForm::kBytes) {
+        sums_[g * kPgLanes + static_cast<size_t>(l)] += fixed_point(code);
+      }
+    }
+    const auto has_spilled = placement.has_spilled();
+    for (size_t i = 0; i < coded.size(); ++i) {
+      if (has_spilled[i]) spilled[static_cast<size_t>(l)].push_back({coded[i], entry_of[i]});
+    }
+  }
+  group.schedule = static_cast<uint32_t>(steps);  // its number is known in the end
+  add_spilled(spilled, vectors);
+}
+
+void Packer::add_spilled(const std::vector<std::vector<Spill>>& spilled, int64_t vectors) {
+  for (int64_t v = 0; v < kPgLanes / 16; ++v) {
+    const auto of_vector = std::span(spilled).subspan(static_cast<size_t>(16 * v), 16);
+    size_t deepest = 0;
+    for (const auto& of_lane : of_vector) deepest = std::max(deepest, of_lane.size());
+    if (v >= vectors) deepest = 0;
+    for (size_t d = 0; d < deepest; ++d) {
+      PgSpilled level{};
+      for (size_t l = 0; l < 16; ++l) {
+        if (d >= of_vector[l].size()) continue;
+        level.columns[l] = of_vector[l][d].column;
+        level.values[l] = entries_.values[of_vector[l][d].entry];
+      }
+      spilled_.push_back(level);
+    }
+    levels_.push_back(static_cast<uint32_t>(spilled_.size()));
+  }
+}
+
+PgCodebook Packer::make_codebook() const {
+  PgCodebook book{};
+  float largest = 0;
+  for (const float value : chosen_.values) largest = std::max(largest, std::abs(value));
+  const bool is_int8 = precision_ == Precision::kInt8;
+  const float most = is_int8 ? 127 : 32512;  // 127 * 256
+  book.scale = largest > 0 ? largest / most : 1;
+  for (size_t c = 0; c < chosen_.values.size(); ++c) {
+    const float value = chosen_.values[c];
+    book.values[c] = value;
+    book.high[c] = bfloat16_from_float(value);
+    book.low[c] = bfloat16_from_float(value - float_from_bfloat16(book.high[c]));
+    if (float_from_bfloat16(book.low[c]) != 0) book.has_low = 1;
+    if (form_ != PgForm::kBytes) continue;
+    const auto whole = static_cast<int>(std::lrint(value / book.scale));
+    const int high = is_int8 ? whole : (whole + 128) >> 8;
+    book.byte_high[c] = static_cast<int8_t>(high);
+    book.byte_low[c] = static_cast<int8_t>(is_int8 ? 0 : whole - 256 * high);
+  }
+  // The permute looks at six bits of a code, of which only four or five are its own: repeat.
+  const size_t period = chosen_.values.size() <= 16 ? 16 : 32;
+  for (size_t c = period; form_ == PgForm::kBytes && c < 64; ++c) {
+    book.byte_high[c] = book.byte_high[c - period];
+    book.byte_low[c] = book.byte_low[c - period];
+  }
+  book.codes = static_cast<uint32_t>(chosen_.values.size());
+  return book;
+}
+
+int64_t rounded(int64_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
+
+std::vector<std::byte> Packer::bytes() const {
+  std::vector<PgScheduleSpan> spans;
+  std::vector<PgOffsets> offsets;
+  std::map<uint32_t, uint32_t> numbers;
+  const int64_t blocks = pg_blocks(cols_, form_);
+  for (const auto& [steps, scheduled] : schedules_) {
+    numbers.emplace(static_cast<uint32_t>(steps), static_cast<uint32_t>(spans.size()));
+    spans.push_back({static_cast<uint32_t>(offsets.size()), static_cast<uint32_t>(steps)});
+    for (const auto& step : scheduled.schedule.steps()) {
+      const auto second_at =
+          step.is_second_natural ? 0 : static_cast<uint32_t>(pg_second_at(blocks));
+      offsets.push_back({64 * step.first, second_at + 64 * step.second});
+    }
+  }
+  auto groups = groups_;
+  for (auto& group : groups) group.schedule = numbers.at(group.schedule);
+  std::vector<uint32_t> rows(lanes_.size());
+  std::ranges::transform(lanes_, rows.begin(), [](const Lane& lane) { return lane.row; });
+  PgHeader header{
+      .magic = kPackedMagic,
+      .layout = static_cast<uint8_t>(form_ == PgForm::kBytes ? Layout::kPgv : Layout::kPg32),
+      .form = static_cast<uint8_t>(form_),
+      .precision = static_cast<uint8_t>(precision_),
+      .rows = rows_,
+      .cols = cols_,
+      .nnz = std::ssize(entries_.columns),
+      .groups = std::ssize(groups),
+      .schedules = std::ssize(spans),
+      .steps = std::ssize(offsets),
+      .levels = std::ssize(spilled_),
+      .stream_bytes = std::ssize(stream_)};
+  int64_t end = rounded(sizeof header);
+  std::vector<std::byte> bytes;
+  const auto lay = [&](int64_t& at, const auto& items) {
+    const auto raw = std::as_bytes(std::span(items));
+    at = end;
+    end = rounded(at + std::ssize(raw));
+    bytes.resize(static_cast<size_t>(end));
+    if (!raw.empty()) std::memcpy(bytes.data() + at, raw.data(), raw.size());
+  };
+  lay(header.lanes_at, rows);
+  lay(header.groups_at, groups);
+  lay(header.blocks_at, blocks_);
+  lay(header.schedules_at, spans);
+  lay(header.steps_at, offsets);
+  lay(header.codebook_at, std::span(&codebook_, 1));
+  lay(header.sums_at, sums_);
+  lay(header.levels_at, levels_);
+  lay(header.spilled_at, spilled_);
+  lay(header.stream_at, stream_);
+  header.size = end;
+  std::memcpy(bytes.data(), &header, sizeof header);
+  return bytes;
+}
+
+std::vector<int64_t> kept_of_rows(const Weight& matrix) {
+  std::vector<int64_t> counts(static_cast<size_t>(matrix.shape[0]));
+  for_each_kept(matrix.mask, [&](size_t i) { ++counts[i / static_cast<size_t>(matrix.shape[1])]; });
+  return counts;
+}
+
+bool is_bfloat16_arithmetic_exact_enough(const std::vector<float>& codebook) {
+  return std::ranges::all_of(codebook, [](float value) {
+    const float size = std::abs(value);
+    return size >= kLeastInBFloat16 && size <= kMostInBFloat16;
+  });
+}
+
+}  // namespace
+
+std::string why_not_pg(const Weight& matrix, PgForm form, Precision precision) {
+  const int64_t rows = matrix.shape[0], cols = matrix.shape[1];
+  if (matrix.mask.kept() == 0) return "it has no nonzero";
+  if (!matrix.is_shared()) return "it has more than 256 different values";
+  if (cols > kMostCols || rows > kMostRows) return text("it is ", rows, " x ", cols);
+  if (matrix.mask.kept() >= int64_t{1} << 32) return "it has 2^32 nonzeros or more";
+  if (form == PgForm::kBFloat16 && !is_bfloat16_arithmetic_exact_enough(matrix.codebook)) {
+    return "its codebook leaves the range of bfloat16 arithmetic";
+  }
+  const bool is_bytes = precision == Precision::kFixed16 || precision == Precision::kInt8;
+  if (is_bytes != (form == PgForm::kBytes)) return "of its precision";
+  if (is_bytes && cols > kMostOfARowInBytes) {
+    const auto counts = kept_of_rows(matrix);
+    if (std::ranges::max(counts) > kMostOfARowInBytes) {
+      return text("a row has more than ", kMostOfARowInBytes, " nonzeros");
+    }
+  }
+  const auto chosen = choose_codes(matrix, pg_shape(form).codes);
+  int64_t without = 0;
+  for (const uint8_t code : matrix.codes) without += chosen.code_of[code] == 0;
+  if (static_cast<double>(without) > kMostWithoutCode * static_cast<double>(matrix.codes.size())) {
+    return text("it has more than ", pg_shape(form).codes - 1, " values that matter");
+  }
+  return "";
+}
+
+std::vector<std::byte> pack_pg(const Weight& matrix, PgForm form, Precision precision,
+                               PgEffort effort) {
+  return Packer(matrix, form, precision, effort).bytes();
+}
+
+}  // namespace pomona

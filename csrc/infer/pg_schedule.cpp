@@ -1,0 +1,96 @@
+#include "infer/pg_schedule.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace pomona {
+namespace {
+
+// Neighbours in time see second blocks that are far apart: a stride near the golden section that
+// visits every block.
+int64_t golden_stride(int64_t blocks) {
+  auto stride = std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(blocks) * 0.618034));
+  while (std::gcd(stride, blocks) != 1) ++stride;
+  return stride;
+}
+
+}  // namespace
+
+int64_t PgSchedule::fewest_steps(int64_t cols, PgForm form) {
+  const int64_t multiple = pg_shape(form).steps;
+  const int64_t half = (pg_blocks(cols, form) + 1) / 2;  // both registers see natural blocks
+  return (half + multiple - 1) / multiple * multiple;
+}
+
+template <class ForEach>
+PgSchedule::Lists PgSchedule::make_lists(const ForEach& for_each) const {
+  Lists lists;
+  lists.begins.assign(static_cast<size_t>(blocks_) + 1, 0);
+  for_each([&](uint32_t block, uint32_t) { ++lists.begins[block + 1]; });
+  std::partial_sum(lists.begins.begin(), lists.begins.end(), lists.begins.begin());
+  lists.steps.resize(lists.begins.back());
+  std::vector<uint32_t> next(lists.begins.begin(), lists.begins.end() - 1);
+  for_each([&](uint32_t block, uint32_t step) { lists.steps[next[block]++] = step; });
+  return lists;
+}
+
+PgSchedule::PgSchedule(int64_t cols, int64_t steps, PgForm form)
+    : form_(form),
+      cols_(cols),
+      blocks_(pg_blocks(cols, form)),
+      elements_(pg_shape(form).elements),
+      block_columns_(kPgWords * elements_),
+      steps_(static_cast<size_t>(steps)) {
+  // With fewer steps than blocks the second register sees the natural blocks that are left over,
+  // spread evenly over the steps, so that no column stays unseen.
+  const bool is_covered = steps >= blocks_;
+  const int64_t seconds = is_covered ? steps : std::max<int64_t>(0, 2 * steps - blocks_);
+  const int64_t stride = golden_stride(blocks_);
+  for (int64_t s = 0; s < steps; ++s) {
+    auto& step = steps_[static_cast<size_t>(s)];
+    step.first = static_cast<uint32_t>(is_covered ? s * blocks_ / steps : s);
+    const int64_t before = s * seconds / steps, after = (s + 1) * seconds / steps;
+    step.is_second_natural = after == before;
+    const int64_t block =
+        step.is_second_natural ? (steps + s - before) % blocks_ : before * stride % blocks_;
+    step.second = static_cast<uint32_t>(block);
+  }
+  naturals_ = make_lists([&](const auto& visit) {
+    for (uint32_t s = 0; s < steps_.size(); ++s) {
+      const auto& step = steps_[s];
+      visit(step.first, s);
+      if (step.is_second_natural && step.second != step.first) visit(step.second, s);
+    }
+  });
+  seconds_ = make_lists([&](const auto& visit) {
+    for (uint32_t s = 0; s < steps_.size(); ++s) {
+      if (!steps_[s].is_second_natural) visit(steps_[s].second, s);
+    }
+  });
+}
+
+uint32_t PgSchedule::index_of(int64_t column, int64_t s) const {
+  const auto& step = steps_[static_cast<size_t>(s)];
+  const int64_t within = column % block_columns_;
+  if (natural_of(column) == step.first) return static_cast<uint32_t>(within);
+  if (step.is_second_natural) return static_cast<uint32_t>(block_columns_ + within);
+  const int64_t word = column / elements_;
+  return static_cast<uint32_t>(block_columns_ + word / blocks_ * elements_ + column % elements_);
+}
+
+int64_t PgSchedule::column_at(uint32_t index, int64_t s) const {
+  const auto& step = steps_[static_cast<size_t>(s)];
+  const int64_t i = index;
+  int64_t column = 0;
+  if (i < block_columns_) {
+    column = step.first * block_columns_ + i;
+  } else if (step.is_second_natural) {
+    column = step.second * block_columns_ + i - block_columns_;
+  } else {
+    const int64_t word = (i - block_columns_) / elements_ * blocks_ + step.second;
+    column = word * elements_ + (i - block_columns_) % elements_;
+  }
+  return column < cols_ ? column : -1;
+}
+
+}  // namespace pomona

@@ -1,0 +1,108 @@
+#pragma once
+// Permute-gather tiles: what a step sees of x.
+//
+// Lanes are rows. In one step a lane may take up to `slots` nonzeros, each from a window of 32 * E
+// elements of x that stand in two registers, so that one permute is the gather (E elements of x
+// share a 32-bit word). The two halves of a window are two unrelated *views* of x:
+//
+//   natural view   block i holds the words 16 i .. 16 i + 15           word = column div E
+//   second view    block j holds the words j, B + j, 2 B + j, ...      B blocks, 16 words each
+//
+// So every nonzero has two unrelated groups of steps to go to, as a key has two buckets in cuckoo
+// hashing, and a local burst of nonzeros finds room elsewhere. A schedule says which natural block
+// and which second block each step sees; it depends on the number of columns and steps alone.
+//
+// Source: kernels.md in docs: how the fill of the slots follows from this.
+
+#include "pomona/export.h"
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace pomona {
+
+// How a window, a slot and a stream look; the kernels' three arithmetics.
+enum class PgForm : uint8_t {
+  kFloat32 = 0,   // E = 1: x and codebook in float32, three slots of 10 bits in a 32-bit word
+  kBFloat16 = 1,  // E = 2: bfloat16 pairs, slots of 16 bits
+  kBytes = 2,     // E = 4: bytes of fixed-point numbers, slots of 12 bits in planes
+};
+
+struct PgShape {
+  int elements;    // E, of x in a 32-bit word
+  int slots;       // of a lane in one step
+  int steps;       // a schedule has a multiple of so many, and they
+  int bytes;       // take so many bytes of each vector of 16 lanes
+  int index_bits;  // of a slot: which element of the window
+  int codes;       // that a slot can tell apart, 0 (nothing) among them
+};
+constexpr PgShape pg_shape(PgForm form) {
+  switch (form) {
+    case PgForm::kFloat32:
+      return {.elements = 1, .slots = 1, .steps = 3, .bytes = 64, .index_bits = 5, .codes = 32};
+    case PgForm::kBFloat16:
+      return {.elements = 2, .slots = 2, .steps = 1, .bytes = 64, .index_bits = 6, .codes = 64};
+    case PgForm::kBytes:
+      return {.elements = 4, .slots = 4, .steps = 2, .bytes = 192, .index_bits = 7, .codes = 32};
+  }
+  return {};
+}
+
+inline constexpr int kPgWords = 16;  // of a block, of a register
+
+// Blocks of a view; at least one.
+constexpr int64_t pg_blocks(int64_t cols, PgForm form) {
+  const int64_t block = int64_t{kPgWords} * pg_shape(form).elements;
+  return cols <= block ? 1 : (cols - 1) / block + 1;
+}
+
+struct PgStep {
+  uint32_t first = 0;   // a natural block
+  uint32_t second = 0;  // a block of the second view, or a natural one
+  bool is_second_natural = false;
+};
+
+class POMONA_API PgSchedule {
+ public:
+  // The fewest steps that see every column.
+  static int64_t fewest_steps(int64_t cols, PgForm form);
+  // REQUIRES: steps is a multiple of pg_shape(form).steps and at least fewest_steps().
+  PgSchedule(int64_t cols, int64_t steps, PgForm form);
+
+  PgForm form() const { return form_; }
+  int64_t blocks() const { return blocks_; }
+  std::span<const PgStep> steps() const { return steps_; }
+  // The steps that see a column in the natural view; in the second view.
+  std::span<const uint32_t> seen_first(int64_t column) const {
+    return of(naturals_, natural_of(column));
+  }
+  std::span<const uint32_t> seen_second(int64_t column) const {
+    return of(seconds_, second_of(column));
+  }
+  // Where in the window of a step a column stands. REQUIRES: the step sees it.
+  uint32_t index_of(int64_t column, int64_t step) const;
+  // The column that stands there, or -1 where x has ended.
+  int64_t column_at(uint32_t index, int64_t step) const;
+
+ private:
+  // The steps of each block, as compressed rows.
+  struct Lists {
+    std::vector<uint32_t> begins, steps;
+  };
+  static std::span<const uint32_t> of(const Lists& lists, int64_t block) {
+    const auto b = static_cast<size_t>(block);
+    return std::span(lists.steps).subspan(lists.begins[b], lists.begins[b + 1] - lists.begins[b]);
+  }
+  template <class ForEach>
+  Lists make_lists(const ForEach& for_each) const;
+  int64_t natural_of(int64_t column) const { return column / block_columns_; }
+  int64_t second_of(int64_t column) const { return column / elements_ % blocks_; }
+
+  PgForm form_;
+  int64_t cols_, blocks_, elements_, block_columns_;
+  std::vector<PgStep> steps_;
+  Lists naturals_, seconds_;
+};
+
+}  // namespace pomona
