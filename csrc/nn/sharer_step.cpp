@@ -14,6 +14,11 @@ void step(torch::optim::Optimizer& optimizer, std::span<const Live> live, Sharer
   sharer.pool(live);
   optimizer.step();
   sharer.keep(live);
+  const auto due = sharer.due();
+  if (due.empty()) return;
+  std::vector<Live> rows;
+  for (const size_t i : due) rows.push_back(live[i]);
+  sharer.reassign(due, rows);
 }
 
 }  // namespace pomona

@@ -62,9 +62,31 @@ void check_rule(const Share& rule, const std::string& name) {
   }
 }
 
+void check_alternate(const Alternate& alternate) {
+  const auto refuse = [](const char* what, const std::string& condition, int64_t got) {
+    throw InvalidArgument(
+        text("Sharer: expected `", what, "` of Alternate ", condition, ", got ", got, "."));
+  };
+  if (alternate == Alternate{}) return;
+  if (alternate.every < 2) refuse("every", "of at least 2", alternate.every);
+  if (alternate.free < 1 || alternate.free >= alternate.every) {
+    refuse("free", text("in 1..", alternate.every - 1), alternate.free);
+  }
+  if (alternate.rounds < 1) refuse("rounds", "of at least 1", alternate.rounds);
+}
+
+// 0, 1, ..., size - 1.
+std::vector<size_t> every_one(size_t size) {
+  std::vector<size_t> which(size);
+  std::iota(which.begin(), which.end(), size_t{0});
+  return which;
+}
+
 }  // namespace
 
-Sharer::Sharer(std::vector<Ruled<Share>> parameters, Reduction reduction) : reduction_(reduction) {
+Sharer::Sharer(std::vector<Ruled<Share>> parameters, Reduction reduction, Alternate alternate)
+    : reduction_(reduction), alternate_(alternate) {
+  check_alternate(alternate);
   for (const auto& [parameter, rule] : parameters) {
     check_rule(rule, parameter.name);
     if (std::find(names_.begin(), names_.end(), parameter.name) != names_.end()) {
@@ -88,6 +110,7 @@ void Sharer::release() {
   }
   on_device_ = clusters_;
   pooled_.assign(names_.size(), std::nullopt);
+  steps_.assign(names_.size(), 0);
 }
 
 const Sharer::Clusters& Sharer::clusters_on(size_t i, const at::Device& device) const {
@@ -108,8 +131,13 @@ void Sharer::check_rows(std::span<const Live> live) const {
     throw InvalidArgument(
         text("Sharer: expected ", names_.size(), " parameters, got ", live.size(), "."));
   }
-  for (size_t i = 0; i < live.size(); ++i) {
-    const at::Tensor& weight = live[i].weight;
+  check_rows(every_one(live.size()), live);
+}
+
+void Sharer::check_rows(std::span<const size_t> which, std::span<const Live> live) const {
+  for (size_t j = 0; j < live.size(); ++j) {
+    const size_t i = which[j];
+    const at::Tensor& weight = live[j].weight;
     if (weight.sizes() != at::IntArrayRef(shapes_[i])) {
       throw InvalidArgument(text("Sharer: expected `", names_[i], "` of shape ",
                                  at::IntArrayRef(shapes_[i]), ", got ", weight.sizes(), "."));
@@ -130,21 +158,21 @@ struct Sharer::Fitted {
 };
 
 // All codebooks and codes; nothing is written.
-Sharer::Fitted Sharer::fit(std::span<const Live> live,
+Sharer::Fitted Sharer::fit(std::span<const size_t> which, std::span<const Live> live,
                            std::span<const at::Tensor> importance) const {
-  check_rows(live);
-  if (!importance.empty() && importance.size() != names_.size()) {
-    throw InvalidArgument(text("Sharer: expected the importance of ", names_.size(),
+  if (!importance.empty() && importance.size() != live.size()) {
+    throw InvalidArgument(text("Sharer: expected the importance of ", live.size(),
                                " parameters, got ", importance.size(), "."));
   }
   Fitted fitted;
-  for (size_t i = 0; i < live.size(); ++i) {
-    const at::Tensor own = importance.empty() ? at::Tensor() : importance[i];
-    if (own.defined() && own.sizes() != live[i].weight.sizes()) {
+  for (size_t j = 0; j < live.size(); ++j) {
+    const size_t i = which[j];
+    const at::Tensor own = importance.empty() ? at::Tensor() : importance[j];
+    if (own.defined() && own.sizes() != live[j].weight.sizes()) {
       throw InvalidArgument(text("Sharer: expected the importance of `", names_[i], "` of shape ",
-                                 live[i].weight.sizes(), ", got ", own.sizes(), "."));
+                                 live[j].weight.sizes(), ", got ", own.sizes(), "."));
     }
-    auto [codebook, clusters] = share_weight(live[i].weight, rules_[i], own, names_[i]);
+    auto [codebook, clusters] = share_weight(live[j].weight, rules_[i], own, names_[i]);
     fitted.codebooks.push_back(std::move(codebook));
     fitted.clusters.push_back(std::move(clusters));
   }
@@ -152,16 +180,16 @@ Sharer::Fitted Sharer::fit(std::span<const Live> live,
 }
 
 // Nothing is refused any more.
-void Sharer::adopt(Fitted fitted, std::span<const Live> live) {
-  clusters_ = std::move(fitted.clusters);
-  on_device_ = clusters_;
-  pooled_.assign(names_.size(), std::nullopt);
+void Sharer::adopt(Fitted fitted, std::span<const size_t> which, std::span<const Live> live) {
   is_shared_ = true;
-  for (size_t i = 0; i < live.size(); ++i) {
-    const auto& [weight, state] = live[i];
+  for (size_t j = 0; j < live.size(); ++j) {
+    const size_t i = which[j];
+    clusters_[i] = on_device_[i] = std::move(fitted.clusters[j]);
+    pooled_[i].reset();
+    const auto& [weight, state] = live[j];
     if (weight.numel() == 0) continue;
     const Clusters& clusters = clusters_on(i, weight.device());
-    weight.copy_(lookup_like(fitted.codebooks[i].to(weight.device()), clusters, weight));
+    weight.copy_(lookup_like(fitted.codebooks[j].to(weight.device()), clusters, weight));
     for (const auto& [name, value] : state) {
       if (!is_float_dtype(value.scalar_type()) || value.sizes() != weight.sizes()) continue;
       pool_gradients_({value}, {clusters.codes}, {clusters.counts}, {clusters.group}, true);
@@ -170,18 +198,36 @@ void Sharer::adopt(Fitted fitted, std::span<const Live> live) {
 }
 
 bool Sharer::assign(std::span<const Live> live, std::span<const at::Tensor> importance) {
-  const at::NoGradGuard no_grad;
   if (is_shared_) {
     check(live);
     return false;
   }
-  adopt(fit(live, importance), live);
+  reassign(live, importance);
   return true;
 }
 
 void Sharer::reassign(std::span<const Live> live, std::span<const at::Tensor> importance) {
+  check_rows(live);
+  reassign(every_one(live.size()), live, importance);
+}
+
+void Sharer::reassign(std::span<const size_t> which, std::span<const Live> live,
+                      std::span<const at::Tensor> importance) {
   const at::NoGradGuard no_grad;
-  adopt(fit(live, importance), live);
+  check_rows(which, live);
+  adopt(fit(which, live, importance), which, live);
+}
+
+std::vector<size_t> Sharer::due() const {
+  std::vector<size_t> found;
+  for (size_t i = 0; i < names_.size(); ++i) {
+    if (is_shared_ && alternate_.is_due(steps_[i])) found.push_back(i);
+  }
+  return found;
+}
+
+bool Sharer::is_loose(size_t i) const {
+  return steps_[i] > 0 && alternate_.is_free(steps_[i] - 1) && alternate_.is_free(steps_[i]);
 }
 
 void Sharer::round(std::span<const Live> live) {
@@ -213,6 +259,7 @@ void Sharer::pool(std::span<const size_t> which, at::TensorList weights) {
   std::vector<size_t> indices;
   for (size_t j = 0; j < which.size(); ++j) {
     const size_t i = which[j];
+    if (alternate_.is_free(steps_[i])) continue;
     const at::Tensor& gradient = weights[j].grad();
     if (!gradient.defined() || gradient.numel() == 0) continue;
     if (pooled_[i] && pooled_[i]->_unsafe_get_target() == gradient.unsafeGetTensorImpl()) continue;
@@ -244,7 +291,8 @@ void Sharer::keep(std::span<const size_t> which, at::TensorList weights) {
   std::vector<at::Tensor> written, codes, counts, first;
   std::vector<int64_t> groups;
   for (size_t j = 0; j < which.size(); ++j) {
-    if (weights[j].numel() == 0) continue;
+    const bool is_free = alternate_.is_free(steps_[which[j]]++);
+    if (is_free || weights[j].numel() == 0) continue;
     const Clusters& clusters = clusters_on(which[j], weights[j].device());
     written.push_back(weights[j]);
     codes.push_back(clusters.codes);
@@ -259,11 +307,9 @@ namespace {
 
 // All parameters, in their order.
 std::pair<std::vector<size_t>, std::vector<at::Tensor>> all_of(std::span<const Live> live) {
-  std::vector<size_t> which(live.size());
-  std::iota(which.begin(), which.end(), size_t{0});
   std::vector<at::Tensor> weights;
   for (const Live& row : live) weights.push_back(row.weight);
-  return {std::move(which), std::move(weights)};
+  return {every_one(live.size()), std::move(weights)};
 }
 
 }  // namespace
@@ -287,7 +333,7 @@ void Sharer::check(std::span<const Live> live) const {
   std::vector<std::string> left;
   for (size_t i = 0; i < live.size(); ++i) {
     const at::Tensor& weight = live[i].weight;
-    if (weight.numel() == 0) continue;
+    if (weight.numel() == 0 || is_loose(i)) continue;
     const Clusters& clusters = clusters_on(i, weight.device());
     const at::Tensor expected = lookup_like(firsts(weight, clusters), clusters, weight);
     const auto count = weight.ne(expected).sum().item<int64_t>();

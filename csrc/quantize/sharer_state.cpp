@@ -15,7 +15,7 @@ Sharer::Snapshot Sharer::state() const {
   for (size_t i = 0; i < names_.size(); ++i) {
     const Clusters& clusters = clusters_[i];
     snapshot.parameters.push_back({names_[i], clusters.codes.clone(), clusters.k, clusters.group,
-                                   clusters.has_zero, clusters.squared_error});
+                                   clusters.has_zero, clusters.squared_error, steps_[i]});
   }
   return snapshot;
 }
@@ -34,6 +34,7 @@ Sharer::Clusters Sharer::check_entry(size_t i, const Snapshot::Entry& entry) con
   if (entry.k < (codes.numel() == 0 ? 0 : 1) || entry.k > most) {
     refuse(" codes", text("1 to ", most), entry.k);
   }
+  if (entry.steps < 0) refuse(" steps", "0 or more", entry.steps);
   if (entry.group != group) refuse(" weights to a codebook (0: all)", group, entry.group);
   const bool is_below =
       codes.numel() == 0 || codes.max().item<int64_t>() < std::max<int64_t>(entry.k, 1);
@@ -92,6 +93,7 @@ void Sharer::load_state(const Snapshot& snapshot) {
   clusters_ = std::move(loaded);
   on_device_ = clusters_;
   pooled_.assign(names_.size(), std::nullopt);
+  for (size_t i = 0; i < names_.size(); ++i) steps_[i] = entries[i]->steps;
   is_shared_ = true;
 }
 

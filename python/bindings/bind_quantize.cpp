@@ -41,15 +41,16 @@ Share to_share(const ShareRow& row) {
   return {bits, codes, group, static_cast<Fit>(fit), seed, static_cast<EntryType>(entries), rate};
 }
 
-// Python's view of Snapshot: (is_shared, is_sum, [(name, codes, k, group, has_zero, error)]).
-using EntryRow = std::tuple<std::string, at::Tensor, int64_t, int64_t, bool, double>;
+// Python's view of Snapshot: (is_shared, is_sum, [(name, codes, k, group, has_zero, error,
+// steps)]).
+using EntryRow = std::tuple<std::string, at::Tensor, int64_t, int64_t, bool, double, int64_t>;
 using SnapshotRows = std::tuple<bool, bool, std::vector<EntryRow>>;
 
 SnapshotRows to_rows(const Sharer::Snapshot& snapshot) {
   std::vector<EntryRow> rows;
   for (const auto& entry : snapshot.parameters) {
     rows.emplace_back(entry.name, entry.codes, entry.k, entry.group, entry.has_zero,
-                      entry.squared_error);
+                      entry.squared_error, entry.steps);
   }
   return {snapshot.is_shared, snapshot.reduction == Reduction::kSum, rows};
 }
@@ -57,19 +58,21 @@ SnapshotRows to_rows(const Sharer::Snapshot& snapshot) {
 Sharer::Snapshot to_snapshot(const SnapshotRows& rows) {
   const auto& [is_shared, is_sum, entries] = rows;
   Sharer::Snapshot snapshot{is_shared, is_sum ? Reduction::kSum : Reduction::kMean, {}};
-  for (const auto& [name, codes, k, group, has_zero, squared_error] : entries) {
-    snapshot.parameters.push_back({name, codes, k, group, has_zero, squared_error});
+  for (const auto& [name, codes, k, group, has_zero, squared_error, steps] : entries) {
+    snapshot.parameters.push_back({name, codes, k, group, has_zero, squared_error, steps});
   }
   return snapshot;
 }
 
 Sharer make_sharer(const std::vector<std::tuple<std::string, std::vector<int64_t>, ShareRow>>& rows,
-                   bool is_sum) {
+                   bool is_sum, const std::tuple<int64_t, int64_t, int64_t>& alternate) {
   std::vector<Ruled<Share>> parameters;
   for (const auto& [name, shape, rule] : rows) {
     parameters.push_back({{name, shape}, to_share(rule)});
   }
-  return Sharer(std::move(parameters), is_sum ? Reduction::kSum : Reduction::kMean);
+  const auto [every, free, rounds] = alternate;
+  return Sharer(std::move(parameters), is_sum ? Reduction::kSum : Reduction::kMean,
+                {every, free, rounds});
 }
 
 std::vector<std::tuple<std::string, int64_t, int64_t, int64_t, int64_t, double, double>> report(
@@ -144,6 +147,14 @@ void bind_sharer(py::module_& m) {
             s.keep(which, weights);
           },
           WithoutGil())
+      .def(
+          "reassign_some",
+          [](Sharer& s, const std::vector<size_t>& which, const Rows& rows) {
+            s.reassign(which, to_live(rows));
+          },
+          WithoutGil())
+      .def("due", &Sharer::due)
+      .def("is_loose", &Sharer::is_loose)
       .def("expect_gradient", &Sharer::expect_gradient)
       .def("report", &report)
       .def("codes", &Sharer::codes)

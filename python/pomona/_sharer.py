@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 
 from . import _C
-from ._shared_base import SharedLayer
-from ._shared_layers import SHARED_TWINS
-from ._shell import GradientHooks, Shell, named_owners, resolve, unwrap_optimizers
+from ._shell import GradientHooks, Shell, resolve, unwrap_optimizers
+from ._to_layers import find_replacements
 from .rules import Rules, Share
+from .schedules import Alternate
 
 # Optimizers that mix the entries of a tensor: members of a cluster would not move as one.
 _NOT_ELEMENT_WISE = {
@@ -68,11 +68,13 @@ class Sharer(Shell):
         reduction: "mean" keeps the dense network's learning rate usable; "sum" is the thesis's
             equation to the letter, and wants a learning rate smaller by about the size of a
             cluster.
+        alternate: ``pomona.schedules.Alternate``: when codes are made anew. None: they stay, unless
+            ``reassign_()`` is called.
 
     Raises:
         InvalidArgument: bits outside 1..8, a rule that matches nothing or names an integer
-            parameter, an optimizer that does not hold a parameter under a rule or that is not
-            element-wise.
+            parameter, an ``alternate`` outside what it says, an optimizer that does not hold a
+            parameter under a rule or that is not element-wise.
 
     Reference: thesis §4.2-4.4.
 
@@ -91,6 +93,7 @@ class Sharer(Shell):
         *,
         optimizer: Any = None,
         reduction: Literal["mean", "sum"] = "mean",
+        alternate: Alternate | None = None,
     ) -> None:
         """Find the parameters and attach the optimizer; the model is as it was."""
         super().__init__(model)
@@ -100,7 +103,7 @@ class Sharer(Shell):
             )
         rows = [(name, shape, rule._row()) for name, shape, rule in resolve(model, rules, Share)]
         self._reduction = reduction
-        self._core = _C.Sharer(rows, reduction == "sum")
+        self._core = _C.Sharer(rows, reduction == "sum", _row_of(alternate))
         self._gradients = GradientHooks(self._on_gradient)
         self._is_finalized = False
         self._is_free = False
@@ -237,8 +240,14 @@ class Sharer(Shell):
         """
         is_shared, is_sum, entries = self._core.state()
         parameters = {
-            name: {"k": k, "group": group, "has_zero": has_zero, "squared_error": error}
-            for name, _, k, group, has_zero, error in entries
+            name: {
+                "k": k,
+                "group": group,
+                "has_zero": has_zero,
+                "squared_error": error,
+                "steps": steps,
+            }
+            for name, _, k, group, has_zero, error, steps in entries
         }
         history = {
             "is_shared": is_shared,
@@ -272,10 +281,13 @@ class Sharer(Shell):
         """Let go of the optimizer and forget the codes.
 
         The weights stay as they are, but for rules with ``entries``: training has moved their
-        centroids, which are rounded once more.
+        centroids, which are rounded once more; and in a free stretch of ``alternate``, which ends
+        here.
         """
         if not self._is_finalized and self.is_shared:
             self._find_owners()
+            if loose := [i for i in range(len(self.names)) if self._core.is_loose(i)]:
+                self._reassign(loose)
             self._core.round(self._live())
         self._let_go()
 
@@ -310,7 +322,7 @@ class Sharer(Shell):
         self._check_open("to_layers_")
         if not self.is_shared:
             raise _C.InvalidArgument("to_layers_: expected a shared model, got none. Call step().")
-        replacements = self._replacements(model)
+        replacements = find_replacements(self, model)
         names = []
         for name, parent, attribute, module in replacements:
             setattr(parent, attribute, module)
@@ -351,8 +363,16 @@ class Sharer(Shell):
             self._core.pool(*self._held_by(optimizer))
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self._is_free:
-            self._core.keep(*self._held_by(optimizer))
+        if self._is_free:
+            return
+        held, weights = self._held_by(optimizer)
+        self._core.keep(held, weights)
+        if due := set(self._core.due()).intersection(held):
+            self._reassign(sorted(due))
+
+    def _reassign(self, which: list[int]) -> None:
+        rows = self._live()
+        self._core.reassign_some(which, [rows[i] for i in which])
 
     def _pool_after_closure(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -393,74 +413,27 @@ class Sharer(Shell):
             )
         return [given.get(name) for name in self.names]
 
-    def _replacements(
-        self, model: torch.nn.Module
-    ) -> list[tuple[str, torch.nn.Module, str, SharedLayer]]:
-        """(name, parent, attribute, new layer); tied layers share their codebook."""
-        index_of = {name: i for i, name in enumerate(self.names)}
-        index_of_weight = {
-            id(getattr(*owner)): index_of[name]
-            for name, owner in named_owners(model).items()
-            if name in index_of
-        }
-        modules = dict(model.named_modules(remove_duplicate=False))
-        for module in modules.values():  # a weight tied to a module that stays, stays
-            if not _is_replaceable(module):
-                for parameter in module.parameters(recurse=False):
-                    index_of_weight.pop(id(parameter), None)
-        made: dict[int, SharedLayer] = {}
-        first_of: dict[int, SharedLayer] = {}
-        rows = []
-        for name, module in modules.items():
-            if not _is_replaceable(module) or id(module.weight) not in index_of_weight:
-                continue
-            if not name:
-                twin = SHARED_TWINS[type(module)]
-                raise _C.InvalidArgument(
-                    "to_layers_: expected `model` to contain its layers, got an "
-                    f"nn.{type(module).__name__}. Use {twin.__name__}.from_{twin._argument}."
-                )
-            if id(module) not in made:
-                layer = self._to_layer(name, module, index_of_weight[id(module.weight)])
-                tied = first_of.setdefault(id(module.weight), layer)
-                layer.codebook, layer.codes = tied.codebook, tied.codes
-                if getattr(module, "bias", None) is not None:
-                    layer.bias = module.bias
-                made[id(module)] = layer
-            parent, _, attribute = name.rpartition(".")
-            rows.append((name, modules[parent], attribute, made[id(module)]))
-        return rows
 
-    def _to_layer(self, name: str, dense: torch.nn.Module, index: int) -> SharedLayer:
-        codes = self._core.codes(index)
-        if self._core.group(index) != 0:
-            raise _C.InvalidArgument(
-                f"to_layers_: expected one codebook for `{name}`, got one for each "
-                f"{self._core.group(index)} weights. Share it with granularity='tensor'."
-            )
-        fits = codes.shape == dense.weight.shape
-        codebook = self._core.codebook(index, dense.weight) if fits else torch.empty(0)
-        if not fits or not torch.equal(codebook[codes.long()], dense.weight):
-            raise _C.InvalidArgument(
-                f"to_layers_: expected the weight of `{name}` to be in its codebook, got others. "
-                "Is this the model that was shared?"
-            )
-        has_zero = self._core.has_zero(index)
-        twin = SHARED_TWINS[type(dense)]
-        return twin._from_codes(dense, codebook[int(has_zero) :], codes, has_zero)
+def _row_of(alternate: Any) -> tuple[int, int, int]:
+    """What the core takes; it checks the numbers."""
+    if alternate is None:
+        return (0, 0, 0)
+    if not isinstance(alternate, Alternate):
+        raise _C.InvalidArgument(
+            "Sharer: expected `alternate` to be a pomona.schedules.Alternate, "
+            f"got {type(alternate).__name__}."
+        )
+    row = alternate._row()
+    if not all(type(number) is int for number in row):
+        raise _C.InvalidArgument(f"Sharer: expected `alternate` of whole numbers, got {alternate}.")
+    return row
 
 
-def _is_replaceable(module: torch.nn.Module) -> bool:
-    """Exactly a layer with a compact twin (a subclass may do anything), without hooks."""
-    twin = SHARED_TWINS.get(type(module))
-    has_hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    return twin is not None and not twin._why_not(module) and not has_hooks
-
-
-def _entry(fields: Mapping[str, Any]) -> tuple[int, int, bool, float]:
+def _entry(fields: Mapping[str, Any]) -> tuple[int, int, bool, float, int]:
     return (
         int(fields.get("k", 0)),
         int(fields.get("group", 0)),
         bool(fields.get("has_zero", False)),
         float(fields.get("squared_error", 0.0)),
+        int(fields.get("steps", 0)),
     )

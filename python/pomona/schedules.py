@@ -121,6 +121,29 @@ class Surgery:
 
 
 @dataclasses.dataclass(frozen=True)
+class Alternate:
+    """When the codes of a ``Sharer`` are made anew: weights and codes are trained by turns.
+
+    Of every ``every`` steps of the optimizer the last ``free`` move the weights one by one and end
+    in codebooks and codes made anew, as ``Sharer.reassign_`` does (without importance); after
+    ``rounds`` of them the codes stay. Zeros stay zero in free steps only where a ``Pruner`` keeps
+    them.
+
+    Args:
+        every: steps of the optimizer from one round to the next; at least 2.
+        free: of those, in 1 to ``every - 1``.
+        rounds: how often.
+    """
+
+    every: int
+    free: int
+    rounds: int
+
+    def _row(self) -> tuple[int, int, int]:
+        return (self.every, self.free, self.rounds)
+
+
+@dataclasses.dataclass(frozen=True)
 class Magnitude:
     """The smallest \\|w\\| go (thesis §3.2)."""
 

@@ -52,7 +52,8 @@ class POMONA_API ScaledLr {
 // zeroed again after it.
 POMONA_API void step(torch::optim::Optimizer& optimizer, std::span<const Live> live, Pruner& pruner,
                      double lr_factor = 1.0);
-// One optimizer step that moves the centroids: gradients pooled, clusters snapped.
+// One optimizer step that moves the centroids: gradients pooled, clusters snapped; or, as the
+// sharer's Alternate says, one that moves the weights one by one, with new codes where it is due.
 POMONA_API void step(torch::optim::Optimizer& optimizer, std::span<const Live> live,
                      Sharer& sharer);
 

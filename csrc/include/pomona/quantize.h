@@ -48,6 +48,21 @@ POMONA_API at::Tensor centroid_grad(const at::Tensor& grad, const at::Tensor& co
 // keeps the learning rate of the dense network usable.
 enum class Reduction { kMean, kSum };
 
+// The alternating scheme: of every `every` optimizer steps the last `free` move the weights one by
+// one, and end in codebooks and codes made anew; after `rounds` times that the codes stay. A pure
+// function of the steps that a parameter has seen since it was shared.
+struct Alternate {
+  int64_t every = 0;  // 0: codes stay from the beginning
+  int64_t free = 0;   // 1 to every - 1
+  int64_t rounds = 0;
+
+  // Whether step `step`, counted from 0, moves weights one by one.
+  bool is_free(int64_t step) const { return step < every * rounds && step % every >= every - free; }
+  // Whether codes are to be made anew after so many steps.
+  bool is_due(int64_t steps) const { return steps > 0 && is_free(steps - 1) && !is_free(steps); }
+  bool operator==(const Alternate&) const = default;
+};
+
 struct ShareReport {
   std::string name;
   int64_t size = 0;
@@ -61,9 +76,12 @@ struct ShareReport {
 
 class POMONA_API Sharer {
  public:
-  // Throws InvalidArgument, naming the parameter, for a rule outside what Share says, or a name
-  // that stands twice.
-  explicit Sharer(std::vector<Ruled<Share>> parameters, Reduction reduction = Reduction::kMean);
+  // The alternating scheme is the sharer's, not a rule's: layers are trained together, and codes of
+  // some that change while others are fixed are rarely wanted (make two sharers). Throws
+  // InvalidArgument, naming the parameter, for a rule outside what Share says, or a name that
+  // stands twice; and for an Alternate outside what it says.
+  explicit Sharer(std::vector<Ruled<Share>> parameters, Reduction reduction = Reduction::kMean,
+                  Alternate alternate = {});
 
   // Fits codebooks to each parameter's nonzeros, fixes the codes, writes the centroids into the
   // weights and pools the optimizer's state (each cluster takes its mean), on the first call; later
@@ -76,8 +94,17 @@ class POMONA_API Sharer {
   // Takes the weights as they are now, fits codebooks and codes to them anew, and writes the new
   // centroids; for schemes that alternate between free weights and shared ones. Errors as assign().
   void reassign(std::span<const Live> live, std::span<const at::Tensor> importance = {});
+  // The same for some: `which` of names() the rows of `live` are.
+  void reassign(std::span<const size_t> which, std::span<const Live> live,
+                std::span<const at::Tensor> importance = {});
+  // The parameters whose codes Alternate wants made anew now: call reassign() with them. After
+  // keep().
+  std::vector<size_t> due() const;
+  // Whether the weights of parameter i are on their own: in the middle of a free stretch.
+  bool is_loose(size_t i) const;
 
-  // Replaces each gradient by its cluster's mean or sum; pruned weights get 0. After the last
+  // Replaces each gradient by its cluster's mean or sum; pruned weights get 0. Not where Alternate
+  // leaves the next step free. After the last
   // backward() and before clipping or optimizer.step(). A gradient is pooled once: a second call
   // does nothing until keep(), a new gradient tensor or expect_gradient(). Before assign() it does
   // nothing. `which`: of names(), the parameters that `weights` are. Throws InvalidArgument, naming
@@ -88,7 +115,7 @@ class POMONA_API Sharer {
   void expect_gradient(size_t i);
 
   // Snaps each cluster to one value (its mean, exact when all members are equal), pruned weights to
-  // 0.0 exactly. After optimizer.step().
+  // 0.0 exactly; not after a free step of Alternate. Counts the step. After optimizer.step().
   void keep(std::span<const Live> live);
   void keep(std::span<const size_t> which, at::TensorList weights);
 
@@ -96,12 +123,14 @@ class POMONA_API Sharer {
   // them.
   void round(std::span<const Live> live);
 
-  // Throws InvalidArgument, naming every parameter in which a weight has left its codebook.
+  // Throws InvalidArgument, naming every parameter in which a weight has left its codebook; loose
+  // ones may.
   void check(std::span<const Live> live) const;
 
   bool is_shared() const { return is_shared_; }
   const std::vector<std::string>& names() const { return names_; }
   Reduction reduction() const { return reduction_; }
+  const Alternate& alternate() const { return alternate_; }
   std::vector<ShareReport> report() const;
   // The codes of parameter i, uint8, of its shape, CPU; code 0 is 0.0 where has_zero(i). All 0
   // before assign().
@@ -125,6 +154,7 @@ class POMONA_API Sharer {
       int64_t group = 0;
       bool has_zero = false;
       double squared_error = 0;
+      int64_t steps = 0;  // since it was shared
     };
     bool is_shared = false;
     Reduction reduction = Reduction::kMean;
@@ -151,9 +181,11 @@ class POMONA_API Sharer {
   using Pooled = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>;
   struct Fitted;
 
-  Fitted fit(std::span<const Live> live, std::span<const at::Tensor> importance) const;
-  void adopt(Fitted fitted, std::span<const Live> live);
+  Fitted fit(std::span<const size_t> which, std::span<const Live> live,
+             std::span<const at::Tensor> importance) const;
+  void adopt(Fitted fitted, std::span<const size_t> which, std::span<const Live> live);
   void check_rows(std::span<const Live> live) const;
+  void check_rows(std::span<const size_t> which, std::span<const Live> live) const;
   std::vector<const Snapshot::Entry*> match_entries(const Snapshot& snapshot) const;
   Clusters check_entry(size_t i, const Snapshot::Entry& entry) const;
   const Clusters& clusters_on(size_t i, const at::Device& device) const;
@@ -162,7 +194,9 @@ class POMONA_API Sharer {
   std::vector<std::vector<int64_t>> shapes_;
   std::vector<Share> rules_;
   Reduction reduction_;
+  Alternate alternate_;
   bool is_shared_ = false;
+  std::vector<int64_t> steps_;               // of each parameter since it was shared
   std::vector<Clusters> clusters_;           // on the CPU
   mutable std::vector<Clusters> on_device_;  // where each weight was last seen
   std::vector<std::optional<Pooled>> pooled_;

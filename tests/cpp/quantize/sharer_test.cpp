@@ -3,6 +3,7 @@
 #include "pomona/quantize.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/_unique.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/tensor.h>
@@ -14,6 +15,7 @@
 
 #include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace {
@@ -157,6 +159,39 @@ TEST(Sharer, ComesBackFromItsState) {
   EXPECT_FALSE(other.is_shared());
 }
 
+TEST(Alternate, IsFreeInTheLastStepsOfEachRound) {
+  const pomona::Alternate schedule{.every = 4, .free = 2, .rounds = 2};
+  std::string free, due;
+  for (int64_t step = 0; step < 12; ++step) {
+    free += schedule.is_free(step) ? 'x' : '.';
+    due += schedule.is_due(step) ? 'x' : '.';
+  }
+  EXPECT_EQ(free, "..xx..xx....");
+  EXPECT_EQ(due, "....x...x...");
+  EXPECT_FALSE(pomona::Alternate{}.is_free(0));
+}
+
+TEST(Sharer, AlternatesBetweenCentroidsAndWeights) {
+  const at::Tensor w = weight();
+  Sharer sharer({{{"w", {2, 3}}, {1}}}, pomona::Reduction::kMean,
+                {.every = 3, .free = 1, .rounds = 1});
+  torch::optim::SGD optimizer({w}, 0.5);
+  const std::vector<Live> live{{w, {}}};
+  sharer.assign(live);
+  const auto distinct = [&] { return std::get<0>(at::_unique(w)).numel(); };
+  const at::Tensor before = sharer.codes(0).clone();
+  for (int step = 0; step < 2; ++step) {
+    w.mutable_grad() = at::arange(6, at::kFloat).reshape({2, 3});
+    pomona::step(optimizer, live, sharer);
+    EXPECT_EQ(distinct(), 2);
+  }
+  w.mutable_grad() = 10 * at::arange(6, at::kFloat).reshape({2, 3});
+  pomona::step(optimizer, live, sharer);  // free, and then new codes
+  EXPECT_EQ(distinct(), 2);
+  EXPECT_FALSE(at::equal(sharer.codes(0), before));
+  sharer.check(live);
+}
+
 TEST(Sharer, WritesNothingWhenOneParameterIsRefused) {
   const at::Tensor good = weight(), bad = weight();
   bad.detach()[0][0] = std::numeric_limits<float>::quiet_NaN();
@@ -178,6 +213,12 @@ TEST(Sharer, RefusesBadArguments) {
   refuses([&] { Sharer({{{"w", {2}}, {.group = -1}}}); }, "`w` to have channels");
   refuses([&] { Sharer({{{"w", {2}}, {.rate = -0.5}}}); }, "`rate` of `w` to be finite");
   refuses([&] { Sharer({{{"w", {2}}, {1}}, {{"w", {2}}, {1}}}); }, "every name once, got `w`");
+  const auto alternating = [](pomona::Alternate schedule) {
+    Sharer({{{"w", {2}}, {1}}}, pomona::Reduction::kMean, schedule);
+  };
+  refuses([&] { alternating({1, 1, 1}); }, "`every` of Alternate of at least 2, got 1");
+  refuses([&] { alternating({5, 5, 1}); }, "`free` of Alternate in 1..4, got 5");
+  refuses([&] { alternating({5, 2, 0}); }, "`rounds` of Alternate of at least 1, got 0");
   Sharer sharer = sharer_of(w, 2);
   refuses([&] { sharer.assign({}); }, "expected 1 parameters, got 0");
   refuses([&] { sharer.assign(std::vector<Live>{{w.detach().t(), {}}}); }, "of shape [2, 3]");

@@ -738,7 +738,7 @@ def test_bits_outside_1_to_8_are_refused(bits):
 
 def test_the_core_refuses_bits_outside_1_to_8_by_name():
     with pytest.raises(InvalidArgument, match=r"`bits` of `w` in 1\.\.8, got 9"):
-        pomona._C.Sharer([("w", [2, 2], (9, 0, 0, 0, 0, 0, 0.0))], False)
+        pomona._C.Sharer([("w", [2, 2], (9, 0, 0, 0, 0, 0, 0.0))], False, (0, 0, 0))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
