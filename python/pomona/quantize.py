@@ -9,15 +9,19 @@ the layers of ``pomona.nn``, are made of.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from . import _C
 from ._round_codebooks import RoundReport, round_codebooks_
 from ._sharer import Sharer, ShareReport
-from .rules import FITS
+from .rules import FITS, Rules
+
+if TYPE_CHECKING:
+    from .sensitivity import Sensitivity
 
 __all__ = [
     "RoundReport",
@@ -28,6 +32,7 @@ __all__ = [
     "fit_codebook",
     "lookup",
     "round_codebooks_",
+    "sensitivity",
 ]
 
 
@@ -243,3 +248,50 @@ def fisher(
     if count == 0:
         raise _C.InvalidArgument("fisher: expected at least one batch, got none.")
     return {name: squares[id(p)] / count for name, p in named.items()}
+
+
+def sensitivity(
+    model: torch.nn.Module,
+    evaluate: Callable[[torch.nn.Module], float],
+    rules: Rules | None = None,
+    *,
+    bits: Iterable[int] = range(1, 9),
+    metric: str = "error %",
+    lower_is_better: bool = True,
+    resume: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Sensitivity:
+    """Share one layer at a time, with each number of bits, and measure what that does.
+
+    ``pomona.sensitivity`` with bits instead of sparsities: the same table, CSV, picture and rules,
+    the same arguments and errors.
+
+    Args:
+        model: the trained network; as it was afterwards, bit for bit.
+        evaluate: model -> the metric.
+        rules: as for ``Sharer``; their bits and codes do not count. Default: all floating-point
+            parameters with two or more dimensions.
+        bits: each in 1..8.
+        metric: its name, in tables and pictures.
+        lower_is_better: False for accuracies.
+        resume: a CSV file that grows by a line with each point.
+        progress: whether to show a bar on a terminal.
+
+    Returns:
+        The points: ``.table()``, ``.to_csv(path)``, ``.to_png(path)``, ``.rules(tolerance)``.
+
+    Raises:
+        InvalidArgument: as ``pomona.sensitivity``.
+
+    Reference:
+        Han, thesis §4.3; Deep Compression, Figure 7.
+
+    >>> model = torch.nn.Linear(8, 8)
+    >>> scan = sensitivity(model, lambda m: m.weight.detach().norm(), bits=[2, 4], metric="norm")
+    >>> [point.setting for point in scan.rows]
+    [2, 4]
+    """
+    from .sensitivity import sensitivity as scan  # which shares, and so imports this module
+
+    options = {"metric": metric, "lower_is_better": lower_is_better, "resume": resume}
+    return scan(model, evaluate, rules, bits=bits, progress=progress, **options)

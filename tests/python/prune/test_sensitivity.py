@@ -393,3 +393,16 @@ def test_results_refuse_bad_arguments(model, tmp_path):
         scan(model, stopping(3), resume=tmp_path / "part.csv")
     with pytest.raises(pomona.InvalidArgument, match=r"from_csv: expected 13 points, got 5 in"):
         pomona.Sensitivity.from_csv(tmp_path / "part.csv")
+
+
+def test_quantize_sensitivity_is_the_scan_of_bits(model, tmp_path):
+    file = tmp_path / "scan.csv"
+    options = {"metric": "loss", "progress": False}
+    ours = pomona.quantize.sensitivity(model, loss, {"fc*": 3}, bits=[1, 4], **options)
+    theirs = scan(model, rules={"fc*": 3}, sparsities=None, bits=[1, 4], **options)
+    assert str(ours) == str(theirs)
+    ours.to_csv(file)
+    assert pomona.Sensitivity.from_csv(file).rows == theirs.rows
+    assert {
+        point.setting for point in pomona.quantize.sensitivity(model, loss, **options).rows
+    } == {*range(1, 9)}
