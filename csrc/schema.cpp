@@ -38,7 +38,10 @@ TORCH_LIBRARY(pomona, m) {
       "snap_weights_(Tensor(a!)[] weights, Tensor[] codes, Tensor[] counts, Tensor[] first, "
       "int[] groups) -> ()");
 
-  // infer: input W^T + bias on a packed layout, and W itself, float32 [out_features, in_features].
-  m.def("packed_linear(Tensor input, Tensor packed, Tensor? bias, SymInt out_features) -> Tensor");
+  // infer: input W^T + bias on a packed layout (and max(0, that)), and W itself, float32
+  // [out_features, in_features].
+  m.def(
+      "packed_linear(Tensor input, Tensor packed, Tensor? bias, SymInt out_features, *, "
+      "bool relu=False) -> Tensor");
   m.def("packed_weight(Tensor packed, SymInt out_features, SymInt in_features) -> Tensor");
 }

@@ -132,7 +132,7 @@ Csr16Header read_csr16_header(std::span<const std::byte> bytes) {
   if (misaligned != 0) refuse("to begin at a multiple of 8 bytes", text(misaligned, " past one"));
   Csr16Header header;
   std::memcpy(&header, bytes.data(), sizeof header);
-  if (header.magic != kCsr16Magic) refuse("to begin with the bytes \"pmpk\"", "others");
+  if (header.magic != kPackedMagic) refuse("to begin with the bytes \"pmpk\"", "others");
   if (header.layout != static_cast<uint8_t>(Layout::kCsr16)) {
     refuse("of layout csr16 (1)", int{header.layout});
   }

@@ -32,6 +32,8 @@
 #include "pomona/export.h"
 #include "pomona/packed.h"
 
+#include "infer/packed_magic.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -39,12 +41,11 @@
 
 namespace pomona {
 
-inline constexpr uint32_t kCsr16Magic = 0x6b706d70;  // "pmpk"
 inline constexpr uint8_t kCsr16Version = 1;
 inline constexpr int64_t kCsr16PanelCols = 65536;
 
 struct Csr16Header {
-  uint32_t magic = kCsr16Magic;
+  uint32_t magic = kPackedMagic;
   uint8_t layout = static_cast<uint8_t>(Layout::kCsr16);
   uint8_t version = kCsr16Version;
   uint16_t reserved = 0;
@@ -110,7 +111,7 @@ POMONA_API void unpack_csr16(const Csr16View& matrix, float* dense);
 // The sum of one element: entry i of each panel of the row goes to accumulator i mod 4, in order;
 // then (s0 + s1) + (s2 + s3), panel after panel, then the bias. So its bits depend neither on the
 // batch nor on how rows are split over threads. NaN and Inf in x reach y through stored entries
-// only: a pruned weight ignores its input, where a dense product would give 0 * Inf = NaN.
+// only; who wants 0 * Inf = NaN of pruned weights, as a dense product has it, adds that.
 POMONA_API void multiply_csr16(const Csr16View& matrix, const float* x, int64_t batch,
                                const float* bias, float* y, RowRange range);
 

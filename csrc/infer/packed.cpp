@@ -2,9 +2,14 @@
 
 #include "pomona/error.h"
 
+#include "base/float16.h"
+#include "base/isa.h"
 #include "base/text.h"
+#include "format/find_codebooks.h"
 #include "infer/csr16_kernel.h"
 #include "infer/float_weight.h"
+#include "infer/packed_matrix.h"
+#include "infer/pg_layout.h"
 
 #include <algorithm>
 #include <cmath>
@@ -43,8 +48,50 @@ std::string_view layout_name(Layout layout) {
       text("layout_name: expected a layout, got ", static_cast<int>(layout), "."));
 }
 
-Packed pack(const Weight& weight, Layout layout) {
-  layout_name(layout);
+Layout layout_of(std::string_view name) {
+  for (const Layout layout : {Layout::kCsr16, Layout::kPg32, Layout::kPgv}) {
+    if (layout_name(layout) == name) return layout;
+  }
+  throw InvalidArgument(text("pack: expected `layout` to be csr16, pg32 or pgv, got ", name, "."));
+}
+
+std::string_view precision_name(Precision precision) {
+  switch (precision) {
+    case Precision::kFloat32:
+      return "fp32";
+    case Precision::kBFloat16:
+      return "bf16";
+    case Precision::kFixed16:
+      return "fixed16";
+    case Precision::kInt8:
+      return "int8";
+  }
+  throw InvalidArgument(
+      text("precision_name: expected a precision, got ", static_cast<int>(precision), "."));
+}
+
+Precision precision_of(std::string_view name) {
+  for (const Precision precision :
+       {Precision::kFloat32, Precision::kBFloat16, Precision::kFixed16, Precision::kInt8}) {
+    if (precision_name(precision) == name) return precision;
+  }
+  throw InvalidArgument(
+      text("pack: expected `precision` to be fp32, bf16, fixed16 or int8, got ", name, "."));
+}
+
+std::vector<Precision> fast_precisions() {
+  std::vector<Precision> found{Precision::kFloat32};
+  if (has_isa(Isa::kAvx512BFloat16)) found.push_back(Precision::kBFloat16);
+  if (has_isa(Isa::kAvx512Vnni)) {
+    found.insert(found.end(), {Precision::kFixed16, Precision::kInt8});
+  }
+  return found;
+}
+
+namespace {
+
+// The matrix in float32. Throws as pack().
+Weight checked_matrix(const Weight& weight) {
   weight.check();
   if (weight.dtype != DType::kFloat32 && weight.dtype != DType::kFloat16 &&
       weight.dtype != DType::kBFloat16) {
@@ -57,30 +104,110 @@ Packed pack(const Weight& weight, Layout layout) {
                                " to have 2 dimensions [rows, cols], got ", weight.shape.size(),
                                "."));
   }
-  const Weight matrix = float_weight(weight);
+  Weight matrix = float_weight(weight);
   if (!is_finite(matrix)) {
     throw InvalidArgument(
         text("pack: expected ", quoted(weight.name), " to be finite, got NaN or Inf."));
   }
-  return {layout, matrix.shape[0], matrix.shape[1], matrix.mask.kept(), pack_csr16(matrix)};
+  return matrix;
+}
+
+// With a codebook, though plain values be smaller; as it is where there are too many of them.
+Weight with_few_values(Weight matrix) {
+  if (matrix.is_shared()) return matrix;
+  auto shared = with_codebook(matrix);
+  return shared ? *std::move(shared) : std::move(matrix);
+}
+
+bool is_bfloat16(const Weight& matrix) {
+  return std::ranges::all_of(matrix.codebook, [](float value) {
+    return float_from_bfloat16(bfloat16_from_float(value)) == value;
+  });
+}
+
+// The arithmetic of a layout: pairs of bfloat16 where they hold the codebook and x well enough and
+// take fewer cycles, or where the codebook has no room elsewhere.
+PgForm form_of(const Weight& matrix, const PackOptions& options) {
+  if (options.layout == Layout::kPgv) return PgForm::kBytes;
+  if (options.precision == Precision::kBFloat16) return PgForm::kBFloat16;
+  const bool has_instructions = has_isa(Isa::kAvx512BFloat16);
+  const bool is_wide =
+      !why_not_pg(matrix, PgForm::kFloat32, Precision::kFloat32).empty();  // of 32 values and more
+  const bool fits = why_not_pg(matrix, PgForm::kBFloat16, Precision::kFloat32).empty();
+  return fits && has_instructions && (is_wide || is_bfloat16(matrix)) ? PgForm::kBFloat16
+                                                                      : PgForm::kFloat32;
+}
+
+std::string why_not(const Weight& matrix, const PackOptions& options) {
+  const bool is_float = options.precision == Precision::kFloat32;
+  const bool is_bytes =
+      options.precision == Precision::kFixed16 || options.precision == Precision::kInt8;
+  if (options.layout == Layout::kCsr16) {
+    return is_float ? ""
+                    : text("csr16 computes in fp32, not in ", precision_name(options.precision));
+  }
+  if (is_bytes != (options.layout == Layout::kPgv)) {
+    return text(layout_name(options.layout), " does not compute in ",
+                precision_name(options.precision));
+  }
+  return why_not_pg(matrix, form_of(matrix, options), options.precision);
+}
+
+}  // namespace
+
+std::string why_not_packed(const Weight& weight, const PackOptions& options) {
+  layout_name(options.layout);
+  precision_name(options.precision);
+  return why_not(with_few_values(checked_matrix(weight)), options);
+}
+
+std::vector<PackOptions> layouts_for(const Weight& weight, Precision precision) {
+  precision_name(precision);
+  const Weight matrix = with_few_values(checked_matrix(weight));
+  std::vector<PackOptions> found;
+  for (const Layout layout : {Layout::kPgv, Layout::kPg32, Layout::kCsr16}) {
+    const PackOptions options{.layout = layout, .precision = precision};
+    if (why_not(matrix, options).empty()) found.push_back(options);
+  }
+  // Tiles are for registers of 16 lanes; with others compressed rows are about as fast.
+  if (!has_isa(Isa::kAvx512)) std::ranges::reverse(found);
+  return found;
+}
+
+Packed pack(const Weight& weight, const PackOptions& options) {
+  layout_name(options.layout);
+  precision_name(options.precision);
+  const bool is_csr16 = options.layout == Layout::kCsr16;
+  Weight checked = checked_matrix(weight);
+  const Weight matrix = is_csr16 ? std::move(checked) : with_few_values(std::move(checked));
+  if (const auto why = why_not(matrix, options); !why.empty()) {
+    throw InvalidArgument(text(
+        "pack: expected ", quoted(weight.name), " to fit ", layout_name(options.layout), " in ",
+        precision_name(options.precision), ", got a matrix that does not: ", why, "."));
+  }
+  auto bytes = is_csr16 ? pack_csr16(matrix)
+                        : pack_pg(matrix, form_of(matrix, options), options.precision,
+                                  options.is_quick ? PgEffort::kQuick : PgEffort::kThorough);
+  return {options.layout,  options.precision,  matrix.shape[0],
+          matrix.shape[1], matrix.mask.kept(), std::move(bytes)};
 }
 
 Packed check_packed(std::span<const std::byte> bytes) {
-  const auto view = check_csr16(bytes);
-  return {Layout::kCsr16, view.rows, view.cols, view.nnz, {bytes.begin(), bytes.end()}};
+  const auto matrix = PackedMatrix::check(bytes);
+  return {matrix.layout(), matrix.precision(), matrix.rows(),
+          matrix.cols(),   matrix.nnz(),       {bytes.begin(), bytes.end()}};
 }
 
 std::vector<float> unpack(std::span<const std::byte> packed) {
-  const auto matrix = view_csr16(packed);
-  std::vector<float> dense(static_cast<size_t>(matrix.rows * matrix.cols));
-  unpack_csr16(matrix, dense.data());
+  const auto matrix = PackedMatrix::view(packed);
+  std::vector<float> dense(static_cast<size_t>(matrix.rows() * matrix.cols()));
+  matrix.unpack(dense.data());
   return dense;
 }
 
 void multiply(std::span<const std::byte> packed, std::span<const float> x, int64_t batch,
-              std::span<float> y) {
-  const auto matrix = view_csr16(packed);
-  multiply_csr16(matrix, x.data(), batch, nullptr, y.data(), {0, matrix.rows});
+              std::span<float> y, const MultiplyOptions& options) {
+  PackedMatrix::view(packed).multiply(x, batch, options, y.data());
 }
 
 }  // namespace pomona

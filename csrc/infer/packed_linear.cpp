@@ -3,7 +3,9 @@
 #include "pomona/error.h"
 #include "pomona/infer.h"
 
+#include "at_parallel.h"
 #include "infer/csr16_kernel.h"
+#include "infer/packed_matrix.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -11,16 +13,10 @@
 #include <c10/util/accumulate.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <cstring>
 
 namespace pomona {
 namespace {
-
-// Multiply-adds that are worth waking a thread for (about 20 microseconds).
-constexpr int64_t kWorkPerThread = 40'000;
-// Rows of x that the kernel carries together.
-constexpr int64_t kTile = 8;
 
 bool holds(const c10::SymBool& condition) {
   return condition.expect_true(__FILE__, __LINE__);
@@ -93,42 +89,23 @@ at::Tensor aligned(const at::Tensor& packed) {
 }
 
 // REQUIRES: `packed` is aligned.
-Csr16View view_of(const char* op, const at::Tensor& packed, int64_t rows, int64_t cols) {
-  Csr16Header header;
-  try {
-    header = read_csr16_header(bytes_of(packed));
-  } catch (const InvalidArgument& error) {
-    TORCH_CHECK_VALUE(false, error.what());
-  }
-  TORCH_CHECK_VALUE(header.rows == rows && header.cols == cols, op,
-                    ": expected the weight [out_features, in_features] of `packed`, [", header.rows,
-                    ", ", header.cols, "], got [", rows, ", ", cols, "].");
-  return view_csr16(bytes_of(packed));
-}
-
-// Rows of x are shared out when there are enough of them to fill tiles, else rows of the matrix.
-void multiply_parallel(const Csr16View& matrix, const float* x, int64_t batch, const float* bias,
-                       float* y) {
-  const int64_t work = (matrix.nnz + matrix.rows) * batch;
-  const int64_t parts = std::clamp<int64_t>(work / kWorkPerThread, 1, at::get_num_threads());
-  const int64_t tiles = (batch + kTile - 1) / kTile;
-  if (tiles >= parts) {
-    at::parallel_for(0, tiles, (tiles + parts - 1) / parts, [&](int64_t begin, int64_t end) {
-      const int64_t first = begin * kTile, last = std::min(end * kTile, batch);
-      multiply_csr16(matrix, x + first * matrix.cols, last - first, bias, y + first * matrix.rows,
-                     {0, matrix.rows});
-    });
-    return;
-  }
-  at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    const RowRange range{csr16_part(matrix, begin, parts).first,
-                         csr16_part(matrix, end - 1, parts).last};
-    multiply_csr16(matrix, x, batch, bias, y, range);
-  });
+PackedMatrix view_of(const char* op, const at::Tensor& packed, int64_t rows, int64_t cols) {
+  const auto matrix = [&] {
+    try {
+      return PackedMatrix::view(bytes_of(packed));
+    } catch (const InvalidArgument& error) {
+      TORCH_CHECK_VALUE(false, error.what());
+    }
+  }();
+  TORCH_CHECK_VALUE(matrix.rows() == rows && matrix.cols() == cols, op,
+                    ": expected the weight [out_features, in_features] of `packed`, [",
+                    matrix.rows(), ", ", matrix.cols(), "], got [", rows, ", ", cols, "].");
+  return matrix;
 }
 
 at::Tensor packed_linear_cpu(const at::Tensor& input, const at::Tensor& packed,
-                             const std::optional<at::Tensor>& bias, int64_t out_features) {
+                             const std::optional<at::Tensor>& bias, int64_t out_features,
+                             bool relu) {
   check_packed_linear(input, packed, bias, out_features);
   const at::Tensor bytes = aligned(packed);
   const auto matrix = view_of("packed_linear", bytes, out_features, input.size(-1));
@@ -137,13 +114,19 @@ at::Tensor packed_linear_cpu(const at::Tensor& input, const at::Tensor& packed,
   sizes.push_back(out_features);
   const at::Tensor x = input.contiguous(), y = at::empty(sizes, input.options());
   const at::Tensor b = bias ? bias->contiguous() : at::Tensor();
-  multiply_parallel(matrix, x.const_data_ptr<float>(), c10::multiply_integers(leading),
-                    b.defined() ? b.const_data_ptr<float>() : nullptr, y.mutable_data_ptr<float>());
+  matrix.multiply({x.const_data_ptr<float>(), static_cast<size_t>(x.numel())},
+                  c10::multiply_integers(leading),
+                  {.bias = b.defined() ? b.const_data_ptr<float>() : nullptr,
+                   .has_relu = relu,
+                   .parallel_for = at_parallel(),
+                   .threads = at::get_num_threads()},
+                  y.mutable_data_ptr<float>());
   return y;
 }
 
 at::Tensor packed_linear_meta(const at::Tensor& input, const at::Tensor& packed,
-                              const std::optional<at::Tensor>& bias, c10::SymInt out_features) {
+                              const std::optional<at::Tensor>& bias, c10::SymInt out_features,
+                              bool) {
   check_packed_linear(input, packed, bias, out_features);
   auto sizes = input.sym_sizes().vec();
   sizes.back() = std::move(out_features);
@@ -156,7 +139,7 @@ at::Tensor packed_weight_cpu(const at::Tensor& packed, int64_t out_features, int
   const auto matrix = view_of("packed_weight", bytes, out_features, in_features);
   const at::Tensor weight =
       at::zeros({out_features, in_features}, packed.options().dtype(at::kFloat));
-  unpack_csr16(matrix, weight.mutable_data_ptr<float>());
+  matrix.unpack(weight.mutable_data_ptr<float>());
   return weight;
 }
 

@@ -219,9 +219,25 @@ bool has_pg_isa(const PgView& matrix, Isa isa) {
 
 namespace {
 
-bool takes_vectors(const PgView& matrix, Isa isa) {
+enum class Way { kPlain, kAvx2, kAvx512 };
+
+// How a group is multiplied: what `isa` and this machine have for its form.
+Way way_of(const PgView& matrix, Isa isa) {
   isa = resolve_isa(isa);
-  return isa >= Isa::kAvx512 && has_pg_isa(matrix, isa);
+  if (isa >= Isa::kAvx512 && has_pg_isa(matrix, isa)) return Way::kAvx512;
+  if (isa >= Isa::kAvx2 && has_isa(Isa::kAvx2) && matrix.form() == PgForm::kFloat32) {
+    return Way::kAvx2;
+  }
+  return Way::kPlain;
+}
+
+void multiply_group(Way way, const PgView& matrix, const PgInput& input, const PgGroup& group,
+                    float* sums) {
+#if defined(__x86_64__)
+  if (way == Way::kAvx512) return multiply_group_avx512(matrix, input, group, sums);
+  if (way == Way::kAvx2) return multiply_group_avx2(matrix, input, group, sums);
+#endif
+  multiply_group_plainly(matrix, input, group, sums);
 }
 
 }  // namespace
@@ -229,7 +245,7 @@ bool takes_vectors(const PgView& matrix, Isa isa) {
 PgInput make_pg_input(const PgView& matrix, std::span<const float> x, std::span<std::byte> planes,
                       Isa isa) {
 #if defined(__x86_64__)
-  if (takes_vectors(matrix, isa)) return make_pg_input_avx512(matrix, x, planes);
+  if (way_of(matrix, isa) == Way::kAvx512) return make_pg_input_avx512(matrix, x, planes);
 #else
   static_cast<void>(isa);
 #endif
@@ -256,7 +272,7 @@ PgInput make_pg_input(const PgView& matrix, std::span<const float> x, std::span<
 
 void multiply_pg(const PgView& matrix, const PgInput& input, const float* bias, bool has_relu,
                  float* y, int64_t first_block, int64_t last_block, Isa isa) {
-  const bool is_vector = takes_vectors(matrix, isa);
+  const Way way = way_of(matrix, isa);
   alignas(64) std::array<float, kPgLanes> sums{};
   for (int64_t block = first_block; block < last_block; ++block) {
     const auto [first, last] = rows_of_block(matrix, block);
@@ -264,15 +280,7 @@ void multiply_pg(const PgView& matrix, const PgInput& input, const float* bias, 
     const auto end = matrix.blocks[static_cast<size_t>(block) + 1];
     for (size_t g = matrix.blocks[static_cast<size_t>(block)]; g < end; ++g) {
       const auto& group = matrix.groups[g];
-#if defined(__x86_64__)
-      if (is_vector) {
-        multiply_group_avx512(matrix, input, group, sums.data());
-      } else {
-        multiply_group_plainly(matrix, input, group, sums.data());
-      }
-#else
-      multiply_group_plainly(matrix, input, group, sums.data());
-#endif
+      multiply_group(way, matrix, input, group, sums.data());
       add_spilled(matrix, input.x, g, sums.data());
       for (size_t l = 0; l < 16 * group.vectors; ++l) {
         const uint32_t row = matrix.lanes[g * kPgLanes + l];

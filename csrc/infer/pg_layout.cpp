@@ -39,46 +39,6 @@ std::array<Section, 10> sections_of(const PgHeader& h) {
            {"stream", h.stream_at, h.stream_bytes, 1}}};
 }
 
-PgHeader check_header(std::span<const std::byte> bytes) {
-  if (bytes.size() < sizeof(PgHeader)) {
-    refuse(text("of at least ", sizeof(PgHeader), " bytes"), bytes.size());
-  }
-  const auto misaligned = reinterpret_cast<uintptr_t>(bytes.data()) % alignof(int64_t);
-  if (misaligned != 0) refuse("to begin at a multiple of 8 bytes", text(misaligned, " past one"));
-  PgHeader header;
-  std::memcpy(&header, bytes.data(), sizeof header);
-  if (header.magic != kPackedMagic) refuse("to begin with the bytes \"pmpk\"", "others");
-  if (header.version != kPgVersion)
-    refuse(text("of version ", int{kPgVersion}), int{header.version});
-  if (header.form > static_cast<uint8_t>(PgForm::kBytes)) refuse("of form 0..2", int{header.form});
-  if (header.precision > static_cast<uint8_t>(Precision::kInt8)) {
-    refuse("of precision 0..3", int{header.precision});
-  }
-  const auto is_bytes = static_cast<PgForm>(header.form) == PgForm::kBytes;
-  const auto layout = is_bytes ? Layout::kPgv : Layout::kPg32;
-  if (header.layout != static_cast<uint8_t>(layout)) {
-    refuse(text("of layout ", layout_name(layout)), int{header.layout});
-  }
-  if (is_bytes != (static_cast<Precision>(header.precision) >= Precision::kFixed16)) {
-    refuse("of a precision that fits its form", int{header.precision});
-  }
-  if (header.size != std::ssize(bytes)) {
-    refuse(text("of ", header.size, " bytes, as its header says"), bytes.size());
-  }
-  for (const int64_t count : {header.rows, header.cols, header.nnz, header.groups, header.schedules,
-                              header.steps, header.levels, header.stream_bytes}) {
-    if (count < 0 || count > header.size * 8 * 64) refuse("with sizes that fit it", count);
-  }
-  int64_t end = (static_cast<int64_t>(sizeof(PgHeader)) + 63) / 64 * 64;
-  for (const auto& section : sections_of(header)) {
-    if (section.at != end) refuse(text("with section ", section.name, " at ", end), section.at);
-    end += (section.count * section.item_bytes + 63) / 64 * 64;
-    if (end > header.size) refuse(text("of ", end, " bytes or more"), header.size);
-  }
-  if (end != header.size) refuse(text("of ", end, " bytes"), header.size);
-  return header;
-}
-
 void check_lanes(const PgView& view) {
   const auto& blocks = view.blocks;
   if (blocks[0] != 0 || blocks.back() != view.groups.size()) {
@@ -150,6 +110,46 @@ std::span<const T> section(const std::byte* base, int64_t at, int64_t count) {
 
 }  // namespace
 
+PgHeader read_pg_header(std::span<const std::byte> bytes) {
+  if (bytes.size() < sizeof(PgHeader)) {
+    refuse(text("of at least ", sizeof(PgHeader), " bytes"), bytes.size());
+  }
+  const auto misaligned = reinterpret_cast<uintptr_t>(bytes.data()) % alignof(int64_t);
+  if (misaligned != 0) refuse("to begin at a multiple of 8 bytes", text(misaligned, " past one"));
+  PgHeader header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  if (header.magic != kPackedMagic) refuse("to begin with the bytes \"pmpk\"", "others");
+  if (header.version != kPgVersion)
+    refuse(text("of version ", int{kPgVersion}), int{header.version});
+  if (header.form > static_cast<uint8_t>(PgForm::kBytes)) refuse("of form 0..2", int{header.form});
+  if (header.precision > static_cast<uint8_t>(Precision::kInt8)) {
+    refuse("of precision 0..3", int{header.precision});
+  }
+  const auto is_bytes = static_cast<PgForm>(header.form) == PgForm::kBytes;
+  const auto layout = is_bytes ? Layout::kPgv : Layout::kPg32;
+  if (header.layout != static_cast<uint8_t>(layout)) {
+    refuse(text("of layout ", layout_name(layout)), int{header.layout});
+  }
+  if (is_bytes != (static_cast<Precision>(header.precision) >= Precision::kFixed16)) {
+    refuse("of a precision that fits its form", int{header.precision});
+  }
+  if (header.size != std::ssize(bytes)) {
+    refuse(text("of ", header.size, " bytes, as its header says"), bytes.size());
+  }
+  for (const int64_t count : {header.rows, header.cols, header.nnz, header.groups, header.schedules,
+                              header.steps, header.levels, header.stream_bytes}) {
+    if (count < 0 || count > header.size * 8 * 64) refuse("with sizes that fit it", count);
+  }
+  int64_t end = (static_cast<int64_t>(sizeof(PgHeader)) + 63) / 64 * 64;
+  for (const auto& section : sections_of(header)) {
+    if (section.at != end) refuse(text("with section ", section.name, " at ", end), section.at);
+    end += (section.count * section.item_bytes + 63) / 64 * 64;
+    if (end > header.size) refuse(text("of ", end, " bytes or more"), header.size);
+  }
+  if (end != header.size) refuse(text("of ", end, " bytes"), header.size);
+  return header;
+}
+
 PgView view_pg(std::span<const std::byte> bytes) {
   PgView view;
   std::memcpy(&view.header, bytes.data(), sizeof view.header);
@@ -170,7 +170,7 @@ PgView view_pg(std::span<const std::byte> bytes) {
 }
 
 PgView check_pg(std::span<const std::byte> bytes) {
-  check_header(bytes);
+  read_pg_header(bytes);
   const auto view = view_pg(bytes);
   check_lanes(view);
   check_groups(view);

@@ -31,6 +31,7 @@
 #include "pomona/export.h"
 #include "pomona/packed.h"
 
+#include "infer/packed_magic.h"
 #include "infer/pg_placement.h"
 #include "infer/pg_schedule.h"
 
@@ -42,14 +43,13 @@
 
 namespace pomona {
 
-inline constexpr uint32_t kPackedMagic = 0x6b706d70;  // "pmpk", of every layout
 inline constexpr uint8_t kPgVersion = 1;
 inline constexpr int64_t kPgLanes = 64;       // of a group
 inline constexpr int64_t kPgBlockRows = 512;  // that are sorted together
 inline constexpr uint32_t kPgNoRow = ~uint32_t{0};
 
 struct PgHeader {
-  uint32_t magic = 0;
+  uint32_t magic = kPackedMagic;
   uint8_t layout = 0;
   uint8_t version = kPgVersion;
   uint8_t form = 0;
@@ -134,6 +134,10 @@ POMONA_API std::string why_not_pg(const Weight& matrix, PgForm form, Precision p
 // The bytes of a matrix. REQUIRES: why_not_pg() is empty.
 POMONA_API std::vector<std::byte> pack_pg(const Weight& matrix, PgForm form, Precision precision,
                                           PgEffort effort = PgEffort::kThorough);
+
+// The header, when the buffer is long enough, aligned, of this version and exactly this long; the
+// sections are within it. O(1). Throws InvalidArgument.
+POMONA_API PgHeader read_pg_header(std::span<const std::byte> bytes);
 
 // Everything that pack_pg promises and a kernel relies on. O(groups + steps + spilled). Throws
 // InvalidArgument that says what is wrong.

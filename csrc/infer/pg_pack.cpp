@@ -2,6 +2,7 @@
 
 #include "base/float16.h"
 #include "base/text.h"
+#include "infer/pg_lanes.h"
 #include "infer/pg_layout.h"
 
 #include <algorithm>
@@ -27,93 +28,6 @@ constexpr std::array<double, 3> kStepCycles = {2.9, 4.7, 4.0};
 constexpr double kLevelCycles = 18;
 // Nonzeros without a code spill; with more of them than this another layout is faster.
 constexpr double kMostWithoutCode = 0.03;
-// A row longer than this many times the mean of its block is split over several lanes.
-constexpr double kLongRow = 1.5;
-
-// A row, or a part of one, that a lane takes.
-struct Lane {
-  uint32_t row = kPgNoRow;
-  int64_t begin = 0, end = 0;  // its nonzeros
-  int64_t size() const { return end - begin; }
-};
-
-// The matrix as lists: of nonzero e, the column and its code (0: spills always) and value.
-struct Entries {
-  std::vector<int64_t> starts;  // rows + 1
-  std::vector<uint32_t> columns;
-  std::vector<uint8_t> codes;
-  std::vector<float> values;
-};
-
-// The codes' values: the most frequent centroids, ascending, after code 0.
-struct Chosen {
-  std::vector<float> values;     // [code]
-  std::vector<uint8_t> code_of;  // [centroid of the weight]
-};
-
-Chosen choose_codes(const Weight& matrix, int codes) {
-  const auto& codebook = matrix.codebook;
-  std::vector<int64_t> counts(codebook.size());
-  for (const uint8_t code : matrix.codes) ++counts[code];
-  std::vector<size_t> order(codebook.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::stable_sort(order, [&](size_t a, size_t b) { return counts[a] > counts[b]; });
-  order.resize(std::min(order.size(), static_cast<size_t>(codes - 1)));
-  std::ranges::sort(order);
-  Chosen chosen{.values = {0.0f}, .code_of = std::vector<uint8_t>(codebook.size())};
-  for (const size_t centroid : order) {
-    chosen.code_of[centroid] = static_cast<uint8_t>(chosen.values.size());
-    chosen.values.push_back(codebook[centroid]);
-  }
-  return chosen;
-}
-
-Entries make_entries(const Weight& matrix, const Chosen& chosen) {
-  Entries entries;
-  const int64_t rows = matrix.shape[0], cols = matrix.shape[1];
-  entries.starts.assign(static_cast<size_t>(rows) + 1, 0);
-  entries.columns.reserve(matrix.codes.size());
-  entries.codes.reserve(matrix.codes.size());
-  entries.values.reserve(matrix.codes.size());
-  size_t e = 0;
-  for_each_kept(matrix.mask, [&](size_t i) {
-    const auto position = static_cast<int64_t>(i);
-    ++entries.starts[static_cast<size_t>(position / cols) + 1];
-    entries.columns.push_back(static_cast<uint32_t>(position % cols));
-    const uint8_t centroid = matrix.codes[e++];
-    entries.codes.push_back(chosen.code_of[centroid]);
-    entries.values.push_back(matrix.codebook[centroid]);
-  });
-  std::partial_sum(entries.starts.begin(), entries.starts.end(), entries.starts.begin());
-  return entries;
-}
-
-void append_lanes_of_row(uint32_t row, int64_t begin, int64_t end, int64_t most,
-                         std::vector<Lane>& lanes) {
-  const int64_t parts = std::max<int64_t>(1, (end - begin + most - 1) / most);
-  for (int64_t p = 0; p < parts; ++p) {
-    const int64_t size = end - begin;
-    lanes.push_back({row, begin + size * p / parts, begin + size * (p + 1) / parts});
-  }
-}
-
-// The lanes of a block of rows, longest first, filled up to whole vectors.
-std::vector<Lane> lanes_of_block(const Entries& entries, int64_t first, int64_t last) {
-  const auto start = [&](int64_t row) { return entries.starts[static_cast<size_t>(row)]; };
-  const double mean = static_cast<double>(start(last) - start(first)) /
-                      static_cast<double>(std::max<int64_t>(1, last - first));
-  // Sorting brings long rows together where there are several groups of them; few rows are split.
-  const double most = last - first <= 2 * kPgLanes ? std::max(8.0, kLongRow * mean)
-                                                   : std::max(64.0, 8 * kLongRow * mean);
-  std::vector<Lane> lanes;
-  for (int64_t row = first; row < last; ++row) {
-    append_lanes_of_row(static_cast<uint32_t>(row), start(row), start(row + 1),
-                        static_cast<int64_t>(most), lanes);
-  }
-  std::ranges::stable_sort(lanes, [](const Lane& a, const Lane& b) { return a.size() > b.size(); });
-  return lanes;
-}
-
 struct Spill {
   uint32_t column = 0;
   uint32_t entry = 0;
@@ -124,29 +38,27 @@ class Packer {
   Packer(const Weight& matrix, PgForm form, Precision precision, PgEffort effort)
       : shape_(pg_shape(form)), form_(form), precision_(precision), effort_(effort) {
     rows_ = matrix.shape[0], cols_ = matrix.shape[1];
-    chosen_ = choose_codes(matrix, shape_.codes);
-    entries_ = make_entries(matrix, chosen_);
+    entries_ = make_pg_entries(matrix, shape_.codes);
     codebook_ = make_codebook();
-    deal_rows();
+    deal_ = deal_pg_lanes(entries_);
     choose_fill();
-    for (size_t g = 0; g < groups_.size(); ++g) add_group(g);
+    for (size_t g = 0; g < deal_.groups.size(); ++g) add_group(g);
   }
 
   std::vector<std::byte> bytes() const;
 
  private:
-  void deal_rows();
   void choose_fill();
   void add_group(size_t g);
-  int64_t steps_of(std::span<const Lane> lanes, double fill) const;
-  double cost(std::span<const Lane> lanes, double fill);
+  int64_t steps_of(std::span<const PgLane> lanes, double fill) const;
+  double cost(std::span<const PgLane> lanes, double fill);
   PgPlacement& placement_of(int64_t steps);
-  std::span<const uint32_t> columns_of(const Lane& lane) const {
+  std::span<const uint32_t> columns_of(const PgLane& lane) const {
     return std::span(entries_.columns)
         .subspan(static_cast<size_t>(lane.begin), static_cast<size_t>(lane.size()));
   }
-  std::span<const Lane> lanes_of(size_t g) const {
-    return std::span(lanes_).subspan(g * kPgLanes, kPgLanes);
+  std::span<const PgLane> lanes_of(size_t g) const {
+    return std::span(deal_.lanes).subspan(g * kPgLanes, kPgLanes);
   }
   void put(std::byte* stream, int64_t vectors, int64_t step, int64_t lane, int64_t slot,
            PgSlot what) const;
@@ -163,13 +75,10 @@ class Packer {
   Precision precision_;
   PgEffort effort_;
   int64_t rows_ = 0, cols_ = 0;
-  Chosen chosen_;
   PgCodebook codebook_;
-  Entries entries_;
+  PgEntries entries_;
+  PgDeal deal_;
   double fill_ = 0.9;
-  std::vector<Lane> lanes_;
-  std::vector<uint32_t> blocks_{0};
-  std::vector<PgGroup> groups_;
   struct Scheduled {
     uint32_t number = 0;
     PgSchedule schedule;
@@ -182,20 +91,6 @@ class Packer {
   std::vector<PgSpilled> spilled_;
 };
 
-void Packer::deal_rows() {
-  for (int64_t first = 0; first < rows_; first += kPgBlockRows) {
-    const int64_t last = std::min(first + kPgBlockRows, rows_);
-    auto lanes = lanes_of_block(entries_, first, last);
-    for (size_t begin = 0; begin < lanes.size(); begin += kPgLanes) {
-      const size_t count = std::min<size_t>(kPgLanes, lanes.size() - begin);
-      groups_.push_back({.vectors = static_cast<uint32_t>((count + 15) / 16)});
-    }
-    lanes.resize((lanes.size() + kPgLanes - 1) / kPgLanes * kPgLanes);
-    lanes_.insert(lanes_.end(), lanes.begin(), lanes.end());
-    blocks_.push_back(static_cast<uint32_t>(groups_.size()));
-  }
-}
-
 PgPlacement& Packer::placement_of(int64_t steps) {
   auto found = schedules_.find(steps);
   if (found == schedules_.end()) {
@@ -207,7 +102,7 @@ PgPlacement& Packer::placement_of(int64_t steps) {
 }
 
 // So many that the mean lane fills this share of its slots, and the longest has room.
-int64_t Packer::steps_of(std::span<const Lane> lanes, double fill) const {
+int64_t Packer::steps_of(std::span<const PgLane> lanes, double fill) const {
   int64_t total = 0, count = 0, longest = 0;
   for (const auto& lane : lanes) {
     if (lane.row == kPgNoRow) continue;
@@ -223,7 +118,7 @@ int64_t Packer::steps_of(std::span<const Lane> lanes, double fill) const {
 }
 
 // Cycles of a group when its slots are filled so far.
-double Packer::cost(std::span<const Lane> lanes, double fill) {
+double Packer::cost(std::span<const PgLane> lanes, double fill) {
   const int64_t steps = steps_of(lanes, fill);
   auto& placement = placement_of(steps);
   double levels = 0;
@@ -244,7 +139,7 @@ double Packer::cost(std::span<const Lane> lanes, double fill) {
 void Packer::choose_fill() {
   constexpr std::array kFills = {0.50, 0.58, 0.64,  0.70, 0.76, 0.81,
                                  0.86, 0.90, 0.935, 0.96, 0.985};
-  const size_t samples = std::min<size_t>(groups_.size(), 3);
+  const size_t samples = std::min<size_t>(deal_.groups.size(), 3);
   if (samples == 0) return;
   std::array<double, kFills.size()> costs;
   costs.fill(-1);
@@ -252,7 +147,7 @@ void Packer::choose_fill() {
     if (costs[f] < 0) {
       costs[f] = 0;
       for (size_t s = 0; s < samples; ++s) {
-        costs[f] += cost(lanes_of((2 * s + 1) * groups_.size() / (2 * samples)), kFills[f]);
+        costs[f] += cost(lanes_of((2 * s + 1) * deal_.groups.size() / (2 * samples)), kFills[f]);
       }
     }
     return costs[f];
@@ -298,7 +193,7 @@ void Packer::put(std::byte* stream, int64_t vectors, int64_t step, int64_t lane,
 }
 
 void Packer::add_group(size_t g) {
-  auto& group = groups_[g];
+  auto& group = deal_.groups[g];
   const auto lanes = lanes_of(g);
   const int64_t steps = steps_of(lanes, fill_), vectors = group.vectors;
   auto& placement = placement_of(steps);
@@ -310,7 +205,7 @@ void Packer::add_group(size_t g) {
   std::vector<std::vector<Spill>> spilled(kPgLanes);
   if (form_ == PgForm::kBytes) sums_.resize(sums_.size() + kPgLanes);
   for (int64_t l = 0; l < kPgLanes; ++l) {
-    const Lane& lane = lanes[static_cast<size_t>(l)];
+    const PgLane& lane = lanes[static_cast<size_t>(l)];
     if (lane.row == kPgNoRow) continue;
     const auto columns = columns_of(lane);
     // A nonzero whose value has no code takes no slot.
@@ -368,12 +263,12 @@ void Packer::add_spilled(const std::vector<std::vector<Spill>>& spilled, int64_t
 PgCodebook Packer::make_codebook() const {
   PgCodebook book{};
   float largest = 0;
-  for (const float value : chosen_.values) largest = std::max(largest, std::abs(value));
+  for (const float value : entries_.code_values) largest = std::max(largest, std::abs(value));
   const bool is_int8 = precision_ == Precision::kInt8;
   const float most = is_int8 ? 127 : 32512;  // 127 * 256
   book.scale = largest > 0 ? largest / most : 1;
-  for (size_t c = 0; c < chosen_.values.size(); ++c) {
-    const float value = chosen_.values[c];
+  for (size_t c = 0; c < entries_.code_values.size(); ++c) {
+    const float value = entries_.code_values[c];
     book.values[c] = value;
     book.high[c] = bfloat16_from_float(value);
     book.low[c] = bfloat16_from_float(value - float_from_bfloat16(book.high[c]));
@@ -385,12 +280,12 @@ PgCodebook Packer::make_codebook() const {
     book.byte_low[c] = static_cast<int8_t>(is_int8 ? 0 : whole - 256 * high);
   }
   // The permute looks at six bits of a code, of which only four or five are its own: repeat.
-  const size_t period = chosen_.values.size() <= 16 ? 16 : 32;
+  const size_t period = entries_.code_values.size() <= 16 ? 16 : 32;
   for (size_t c = period; form_ == PgForm::kBytes && c < 64; ++c) {
     book.byte_high[c] = book.byte_high[c - period];
     book.byte_low[c] = book.byte_low[c - period];
   }
-  book.codes = static_cast<uint32_t>(chosen_.values.size());
+  book.codes = static_cast<uint32_t>(entries_.code_values.size());
   return book;
 }
 
@@ -412,10 +307,10 @@ std::vector<std::byte> Packer::bytes() const {
       offsets.push_back({64 * step.first, second_at + 64 * step.second});
     }
   }
-  auto groups = groups_;
+  auto groups = deal_.groups;
   for (auto& group : groups) group.schedule = numbers.at(group.schedule);
-  std::vector<uint32_t> rows(lanes_.size());
-  std::ranges::transform(lanes_, rows.begin(), [](const Lane& lane) { return lane.row; });
+  std::vector<uint32_t> rows(deal_.lanes.size());
+  std::ranges::transform(deal_.lanes, rows.begin(), [](const PgLane& lane) { return lane.row; });
   PgHeader header{
       .magic = kPackedMagic,
       .layout = static_cast<uint8_t>(form_ == PgForm::kBytes ? Layout::kPgv : Layout::kPg32),
@@ -440,7 +335,7 @@ std::vector<std::byte> Packer::bytes() const {
   };
   lay(header.lanes_at, rows);
   lay(header.groups_at, groups);
-  lay(header.blocks_at, blocks_);
+  lay(header.blocks_at, deal_.blocks);
   lay(header.schedules_at, spans);
   lay(header.steps_at, offsets);
   lay(header.codebook_at, std::span(&codebook_, 1));
@@ -462,7 +357,7 @@ std::vector<int64_t> kept_of_rows(const Weight& matrix) {
 bool is_bfloat16_arithmetic_exact_enough(const std::vector<float>& codebook) {
   return std::ranges::all_of(codebook, [](float value) {
     const float size = std::abs(value);
-    return size >= kLeastInBFloat16 && size <= kMostInBFloat16;
+    return size == 0 || (size >= kLeastInBFloat16 && size <= kMostInBFloat16);
   });
 }
 
@@ -485,10 +380,8 @@ std::string why_not_pg(const Weight& matrix, PgForm form, Precision precision) {
       return text("a row has more than ", kMostOfARowInBytes, " nonzeros");
     }
   }
-  const auto chosen = choose_codes(matrix, pg_shape(form).codes);
-  int64_t without = 0;
-  for (const uint8_t code : matrix.codes) without += chosen.code_of[code] == 0;
-  if (static_cast<double>(without) > kMostWithoutCode * static_cast<double>(matrix.codes.size())) {
+  const auto without = static_cast<double>(pg_nonzeros_without_code(matrix, pg_shape(form).codes));
+  if (without > kMostWithoutCode * static_cast<double>(matrix.codes.size())) {
     return text("it has more than ", pg_shape(form).codes - 1, " values that matter");
   }
   return "";

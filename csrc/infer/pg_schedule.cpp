@@ -1,6 +1,7 @@
 #include "infer/pg_schedule.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 namespace pomona {
@@ -25,7 +26,7 @@ int64_t PgSchedule::fewest_steps(int64_t cols, PgForm form) {
 template <class ForEach>
 PgSchedule::Lists PgSchedule::make_lists(const ForEach& for_each) const {
   Lists lists;
-  lists.begins.assign(static_cast<size_t>(blocks_) + 1, 0);
+  lists.begins.assign(size_t{blocks_} + 1, 0);
   for_each([&](uint32_t block, uint32_t) { ++lists.begins[block + 1]; });
   std::partial_sum(lists.begins.begin(), lists.begins.end(), lists.begins.begin());
   lists.steps.resize(lists.begins.back());
@@ -37,22 +38,23 @@ PgSchedule::Lists PgSchedule::make_lists(const ForEach& for_each) const {
 PgSchedule::PgSchedule(int64_t cols, int64_t steps, PgForm form)
     : form_(form),
       cols_(cols),
-      blocks_(pg_blocks(cols, form)),
-      elements_(pg_shape(form).elements),
-      block_columns_(kPgWords * elements_),
+      blocks_(static_cast<uint32_t>(pg_blocks(cols, form))),
+      shift_(std::countr_zero(static_cast<unsigned>(pg_shape(form).elements))),
+      block_shift_(shift_ + std::countr_zero(unsigned{kPgWords})),
       steps_(static_cast<size_t>(steps)) {
   // With fewer steps than blocks the second register sees the natural blocks that are left over,
   // spread evenly over the steps, so that no column stays unseen.
   const bool is_covered = steps >= blocks_;
-  const int64_t seconds = is_covered ? steps : std::max<int64_t>(0, 2 * steps - blocks_);
-  const int64_t stride = golden_stride(blocks_);
+  const int64_t blocks = blocks_;
+  const int64_t seconds = is_covered ? steps : std::max<int64_t>(0, 2 * steps - blocks);
+  const int64_t stride = golden_stride(blocks);
   for (int64_t s = 0; s < steps; ++s) {
     auto& step = steps_[static_cast<size_t>(s)];
-    step.first = static_cast<uint32_t>(is_covered ? s * blocks_ / steps : s);
+    step.first = static_cast<uint32_t>(is_covered ? s * blocks / steps : s);
     const int64_t before = s * seconds / steps, after = (s + 1) * seconds / steps;
     step.is_second_natural = after == before;
     const int64_t block =
-        step.is_second_natural ? (steps + s - before) % blocks_ : before * stride % blocks_;
+        step.is_second_natural ? (steps + s - before) % blocks : before * stride % blocks;
     step.second = static_cast<uint32_t>(block);
   }
   naturals_ = make_lists([&](const auto& visit) {
@@ -69,26 +71,26 @@ PgSchedule::PgSchedule(int64_t cols, int64_t steps, PgForm form)
   });
 }
 
-uint32_t PgSchedule::index_of(int64_t column, int64_t s) const {
+uint32_t PgSchedule::index_of(uint32_t column, int64_t s) const {
   const auto& step = steps_[static_cast<size_t>(s)];
-  const int64_t within = column % block_columns_;
-  if (natural_of(column) == step.first) return static_cast<uint32_t>(within);
-  if (step.is_second_natural) return static_cast<uint32_t>(block_columns_ + within);
-  const int64_t word = column / elements_;
-  return static_cast<uint32_t>(block_columns_ + word / blocks_ * elements_ + column % elements_);
+  const uint32_t half = 1u << block_shift_, within = column & (half - 1);
+  if (natural_of(column) == step.first) return within;
+  if (step.is_second_natural) return half + within;
+  const uint32_t element = column & ((1u << shift_) - 1);
+  return half + ((column >> shift_) / blocks_ << shift_) + element;
 }
 
 int64_t PgSchedule::column_at(uint32_t index, int64_t s) const {
   const auto& step = steps_[static_cast<size_t>(s)];
-  const int64_t i = index;
+  const int64_t elements = pg_shape(form_).elements, half = kPgWords * elements;
+  const int64_t within = index % half;
   int64_t column = 0;
-  if (i < block_columns_) {
-    column = step.first * block_columns_ + i;
+  if (index < half) {
+    column = step.first * half + within;
   } else if (step.is_second_natural) {
-    column = step.second * block_columns_ + i - block_columns_;
+    column = step.second * half + within;
   } else {
-    const int64_t word = (i - block_columns_) / elements_ * blocks_ + step.second;
-    column = word * elements_ + (i - block_columns_) % elements_;
+    column = (within / elements * blocks_ + step.second) * elements + within % elements;
   }
   return column < cols_ ? column : -1;
 }

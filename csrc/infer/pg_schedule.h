@@ -67,21 +67,21 @@ class POMONA_API PgSchedule {
  public:
   // The fewest steps that see every column.
   static int64_t fewest_steps(int64_t cols, PgForm form);
-  // REQUIRES: steps is a multiple of pg_shape(form).steps and at least fewest_steps().
+  // REQUIRES: cols < 2^31; steps is a multiple of pg_shape(form).steps and at least fewest_steps().
   PgSchedule(int64_t cols, int64_t steps, PgForm form);
 
   PgForm form() const { return form_; }
   int64_t blocks() const { return blocks_; }
   std::span<const PgStep> steps() const { return steps_; }
   // The steps that see a column in the natural view; in the second view.
-  std::span<const uint32_t> seen_first(int64_t column) const {
+  std::span<const uint32_t> seen_first(uint32_t column) const {
     return of(naturals_, natural_of(column));
   }
-  std::span<const uint32_t> seen_second(int64_t column) const {
+  std::span<const uint32_t> seen_second(uint32_t column) const {
     return of(seconds_, second_of(column));
   }
   // Where in the window of a step a column stands. REQUIRES: the step sees it.
-  uint32_t index_of(int64_t column, int64_t step) const;
+  uint32_t index_of(uint32_t column, int64_t step) const;
   // The column that stands there, or -1 where x has ended.
   int64_t column_at(uint32_t index, int64_t step) const;
 
@@ -90,17 +90,20 @@ class POMONA_API PgSchedule {
   struct Lists {
     std::vector<uint32_t> begins, steps;
   };
-  static std::span<const uint32_t> of(const Lists& lists, int64_t block) {
-    const auto b = static_cast<size_t>(block);
-    return std::span(lists.steps).subspan(lists.begins[b], lists.begins[b + 1] - lists.begins[b]);
+  static std::span<const uint32_t> of(const Lists& lists, uint32_t block) {
+    const uint32_t begin = lists.begins[block];
+    return {lists.steps.data() + begin, lists.begins[block + 1] - begin};
   }
   template <class ForEach>
   Lists make_lists(const ForEach& for_each) const;
-  int64_t natural_of(int64_t column) const { return column / block_columns_; }
-  int64_t second_of(int64_t column) const { return column / elements_ % blocks_; }
+  // E and 16 E are powers of two: the packer asks these for every nonzero, many times.
+  uint32_t natural_of(uint32_t column) const { return column >> block_shift_; }
+  uint32_t second_of(uint32_t column) const { return (column >> shift_) % blocks_; }
 
   PgForm form_;
-  int64_t cols_, blocks_, elements_, block_columns_;
+  int64_t cols_;
+  uint32_t blocks_;
+  int shift_, block_shift_;  // log2 of E, of 16 E
   std::vector<PgStep> steps_;
   Lists naturals_, seconds_;
 };

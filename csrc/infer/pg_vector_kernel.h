@@ -1,5 +1,5 @@
 #pragma once
-// The AVX-512 forms of pg_kernel.h.
+// The AVX-512 and AVX2 forms of pg_kernel.h.
 
 #include "infer/pg_kernel.h"
 
@@ -13,6 +13,9 @@ PgInput make_pg_input_avx512(const PgView& matrix, std::span<const float> x,
 // kBFloat16 BF16 as well; kBytes VBMI and VNNI.
 void multiply_group_avx512(const PgView& matrix, const PgInput& input, const PgGroup& group,
                            float* sums);
+// REQUIRES: kFloat32, AVX2 and FMA.
+void multiply_group_avx2(const PgView& matrix, const PgInput& input, const PgGroup& group,
+                         float* sums);
 #endif
 
 }  // namespace pomona

@@ -1,4 +1,5 @@
 #include "pomona/error.h"
+#include "pomona/io.h"
 #include "pomona/nn.h"
 
 #include "base/text.h"
@@ -9,6 +10,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <map>
 #include <typeinfo>
 
@@ -78,24 +80,85 @@ double median(std::vector<double> times) {
   return times[kRuns / 2];
 }
 
-PackChoice measure(Candidate& candidate, PackedLinear& packed) {
-  const auto dense_time = [&] {
-    return microseconds([&] { return candidate.linear->forward(candidate.input); });
-  };
-  const auto packed_time = [&] {
-    return microseconds([&] { return packed->forward(candidate.input); });
-  };
-  std::vector<double> dense_times, packed_times;
+// Median microseconds of each call, by turns.
+std::vector<double> measure(const std::vector<std::function<at::Tensor()>>& calls) {
+  std::vector<std::vector<double>> times(calls.size());
   for (int run = -kWarmUps; run < kRuns; ++run) {
-    const double dense = dense_time(), sparse = packed_time();
-    if (run < 0) continue;
-    dense_times.push_back(dense);
-    packed_times.push_back(sparse);
+    for (size_t c = 0; c < calls.size(); ++c) {
+      const double time = microseconds(calls[c]);
+      if (run >= 0) times[c].push_back(time);
+    }
   }
-  PackChoice choice{
-      .name = candidate.name, .dense_us = median(dense_times), .packed_us = median(packed_times)};
-  choice.is_packed = choice.packed_us < choice.dense_us;
-  return choice;
+  std::vector<double> medians(calls.size());
+  std::ranges::transform(times, medians.begin(), median);
+  return medians;
+}
+
+double default_tolerance(Precision precision) {
+  switch (precision) {
+    case Precision::kFloat32:
+    case Precision::kFixed16:
+      return 1e-4;
+    case Precision::kBFloat16:
+      return 2e-2;
+    case Precision::kInt8:
+      return 0.1;
+  }
+  return 0;
+}
+
+PackSettings checked(PackSettings settings) {
+  if (!(settings.verify >= 0)) {
+    throw InvalidArgument(
+        text("pack_: expected `verify` of at least 0, got ", settings.verify, "."));
+  }
+  const auto fast = fast_precisions();
+  if (std::ranges::find(fast, settings.precision) == fast.end()) {
+    settings.precision = Precision::kFloat32;
+  }
+  if (settings.verify == 0) settings.verify = default_tolerance(settings.precision);
+  return settings;
+}
+
+// The largest change of an output beside the largest output.
+double relative_error(const at::Tensor& output, const at::Tensor& expected) {
+  if (expected.numel() == 0) return 0;
+  const auto largest = expected.abs().max().item<double>();
+  const auto error = (output - expected).abs().max().item<double>();
+  return largest > 0 ? error / largest : error;
+}
+
+// The fastest layout that keeps the outputs; the fastest of all if none does, which stays dense.
+std::pair<PackChoice, PackedLinear> decide(Candidate& candidate, const PackSettings& settings) {
+  const auto weight = to_weight(candidate.name + ".weight", candidate.linear->weight);
+  const auto layouts = candidate.linear->weight.is_cpu() ? layouts_for(weight, settings.precision)
+                                                         : std::vector<PackOptions>{PackOptions{}};
+  if (layouts.empty()) return {PackChoice{.name = candidate.name}, PackedLinear(nullptr)};
+  const auto& input = candidate.input;
+  std::vector<PackedLinear> packed;
+  std::vector<std::function<at::Tensor()>> calls{[&] { return candidate.linear->forward(input); }};
+  for (const auto& options : layouts) {
+    packed.emplace_back(candidate.linear, options);
+    calls.emplace_back([layer = packed.back(), &input]() mutable { return layer->forward(input); });
+  }
+  const auto times = measure(calls);
+  const at::Tensor expected = calls[0]();
+  std::vector<PackChoice> choices;
+  for (size_t i = 0; i < layouts.size(); ++i) {
+    const double error = relative_error(calls[i + 1](), expected);
+    choices.push_back({.name = candidate.name,
+                       .dense_us = times[0],
+                       .packed_us = times[i + 1],
+                       .is_packed = error <= settings.verify && times[i + 1] < times[0],
+                       .options = layouts[i],
+                       .bytes = packed[i]->packed.numel(),
+                       .error = error});
+  }
+  const auto rank = [&](const PackChoice& choice) {
+    return std::pair(choice.error > settings.verify, choice.packed_us);
+  };
+  const auto best = std::ranges::min_element(choices, {}, rank);
+  return {*best, packed[static_cast<size_t>(best - choices.begin())]};
 }
 
 void check_finite(const Candidate& candidate) {
@@ -106,8 +169,10 @@ void check_finite(const Candidate& candidate) {
 
 }  // namespace
 
-std::vector<PackChoice> pack_(torch::nn::Sequential& model, const at::Tensor& example) {
+std::vector<PackChoice> pack_(torch::nn::Sequential& model, const at::Tensor& example,
+                              const PackSettings& wanted) {
   const torch::NoGradGuard no_grad;
+  const PackSettings settings = checked(wanted);
   std::vector<PackChoice> choices;
   std::map<const torch::nn::Module*, PackedLinear> replacements;
   {
@@ -115,9 +180,9 @@ std::vector<PackChoice> pack_(torch::nn::Sequential& model, const at::Tensor& ex
     auto candidates = run_example(*model, example);
     for (const auto& candidate : candidates) check_finite(candidate);
     for (auto& candidate : candidates) {
-      PackedLinear packed(candidate.linear);
-      choices.push_back(measure(candidate, packed));
-      if (choices.back().is_packed) replacements.emplace(candidate.linear.get(), packed);
+      auto [choice, packed] = decide(candidate, settings);
+      if (choice.is_packed) replacements.emplace(candidate.linear.get(), packed);
+      choices.push_back(std::move(choice));
     }
   }
   const auto names = model->named_children().keys();

@@ -23,8 +23,9 @@ void check_bias(const at::Tensor& bias, int64_t out_features) {
 }  // namespace
 
 PackedLinearImpl::PackedLinearImpl(const at::Tensor& weight, const at::Tensor& bias_or_none,
-                                   Layout layout) {
-  const auto matrix = pack(to_weight("weight", weight), layout);
+                                   const PackOptions& packing, bool relu)
+    : options(packing), has_relu(relu) {
+  const auto matrix = pack(to_weight("weight", weight), options);
   out_features = matrix.rows;
   in_features = matrix.cols;
   check_bias(bias_or_none, out_features);
@@ -45,6 +46,7 @@ void PackedLinearImpl::load(torch::serialize::InputArchive& archive) {
     throw InvalidArgument(text("PackedLinear: expected `packed` of shape [", out_features, ", ",
                                in_features, "], got [", matrix.rows, ", ", matrix.cols, "]."));
   }
+  options = {.layout = matrix.layout, .precision = matrix.precision};
   check_bias(bias, out_features);
 }
 
@@ -57,13 +59,14 @@ void PackedLinearImpl::pretty_print(std::ostream& stream) const {
 at::Tensor PackedLinearImpl::forward(const at::Tensor& input) {
   const auto wide_bias =
       bias.defined() ? std::optional<at::Tensor>(bias.to(at::kFloat)) : std::nullopt;
-  if (!input.is_floating_point()) return packed_linear(input, packed, wide_bias, out_features);
-  return packed_linear(input.to(at::kFloat), packed, wide_bias, out_features)
+  if (!input.is_floating_point())
+    return packed_linear(input, packed, wide_bias, out_features, has_relu);
+  return packed_linear(input.to(at::kFloat), packed, wide_bias, out_features, has_relu)
       .to(input.scalar_type());
 }
 
 void PackedLinearImpl::pack_weight_(const at::Tensor& weight) {
-  const auto matrix = pack(to_weight("weight", weight));
+  const auto matrix = pack(to_weight("weight", weight), options);
   if (matrix.rows != out_features || matrix.cols != in_features) {
     throw InvalidArgument(text("PackedLinear: expected `weight` of shape [", out_features, ", ",
                                in_features, "], got [", matrix.rows, ", ", matrix.cols, "]."));

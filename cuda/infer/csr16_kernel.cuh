@@ -37,7 +37,7 @@ struct Csr16Buffer {
 // nothing but the header was read.
 __device__ __forceinline__ bool view_on_device(const Csr16Buffer& buffer, Csr16View& view) {
   const auto& header = *reinterpret_cast<const Csr16Header*>(buffer.bytes);
-  if (header.magic != kCsr16Magic || header.layout != static_cast<uint8_t>(Layout::kCsr16) ||
+  if (header.magic != kPackedMagic || header.layout != static_cast<uint8_t>(Layout::kCsr16) ||
       header.version != kCsr16Version || header.size != buffer.size || header.rows != buffer.rows ||
       header.cols != buffer.cols) {
     return false;

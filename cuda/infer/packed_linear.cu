@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/relu.h>
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/util/accumulate.h>
@@ -30,7 +31,8 @@ Csr16Buffer buffer_of(const at::Tensor& bytes, int64_t rows, int64_t cols) {
 }
 
 at::Tensor packed_linear_cuda(const at::Tensor& input, const at::Tensor& packed,
-                              const std::optional<at::Tensor>& bias, int64_t out_features) {
+                              const std::optional<at::Tensor>& bias, int64_t out_features,
+                              bool relu) {
   check_packed_linear(input, packed, bias, out_features);
   const c10::cuda::CUDAGuard guard(input.device());
   const at::Tensor bytes = aligned(packed), x = input.contiguous();
@@ -45,7 +47,7 @@ at::Tensor packed_linear_cuda(const at::Tensor& input, const at::Tensor& packed,
                                      .batch = c10::multiply_integers(leading),
                                      .bias = b.defined() ? b.const_data_ptr<float>() : nullptr,
                                      .y = y.mutable_data_ptr<float>()});
-  return y;
+  return relu ? at::relu(y) : y;
 }
 
 at::Tensor packed_weight_cuda(const at::Tensor& packed, int64_t out_features, int64_t in_features) {

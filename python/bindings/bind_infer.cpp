@@ -13,10 +13,15 @@ namespace {
 
 using ReleaseGil = py::call_guard<py::gil_scoped_release>;
 
-// (layout, rows, cols, nnz) of a buffer, every index checked.
-std::tuple<std::string, int64_t, int64_t, int64_t> packed_facts(const at::Tensor& packed) {
+PackOptions options_of(const std::string& layout, const std::string& precision, bool is_quick) {
+  return {.layout = layout_of(layout), .precision = precision_of(precision), .is_quick = is_quick};
+}
+
+std::tuple<std::string, std::string, int64_t, int64_t, int64_t> packed_facts(
+    const at::Tensor& packed) {
   const auto matrix = from_tensor(packed);
-  return {std::string(layout_name(matrix.layout)), matrix.rows, matrix.cols, matrix.nnz};
+  return {std::string(layout_name(matrix.layout)), std::string(precision_name(matrix.precision)),
+          matrix.rows, matrix.cols, matrix.nnz};
 }
 
 }  // namespace
@@ -24,13 +29,36 @@ std::tuple<std::string, int64_t, int64_t, int64_t> packed_facts(const at::Tensor
 void bind_infer(py::module_& m) {
   m.def(
       "pack",
-      [](const at::Tensor& weight, const std::string& name) {
-        return to_tensor(pack(to_weight(name, weight)));
+      [](const at::Tensor& weight, const std::string& name, const std::string& layout,
+         const std::string& precision, bool is_quick) {
+        return to_tensor(pack(to_weight(name, weight), options_of(layout, precision, is_quick)));
       },
-      py::arg("weight"), py::arg("name"), ReleaseGil(),
+      py::arg("weight"), py::arg("name"), py::arg("layout") = "csr16",
+      py::arg("precision") = "fp32", py::arg("is_quick") = false, ReleaseGil(),
       "The packed bytes of a matrix, uint8 on the CPU.");
+  m.def(
+      "layouts_for",
+      [](const at::Tensor& weight, const std::string& name, const std::string& precision) {
+        std::vector<std::string> names;
+        for (const auto& options : layouts_for(to_weight(name, weight), precision_of(precision))) {
+          names.emplace_back(layout_name(options.layout));
+        }
+        return names;
+      },
+      py::arg("weight"), py::arg("name"), py::arg("precision"), ReleaseGil(),
+      "The layouts that can hold a matrix, the likely fastest first.");
+  m.def(
+      "fast_precisions",
+      [] {
+        std::vector<std::string> names;
+        for (const Precision precision : fast_precisions()) {
+          names.emplace_back(precision_name(precision));
+        }
+        return names;
+      },
+      "The precisions that this processor has instructions for.");
   m.def("packed_facts", &packed_facts, py::arg("packed"),
-        "(layout, rows, cols, nnz) of packed bytes, every index checked.");
+        "(layout, precision, rows, cols, nnz) of packed bytes, every index checked.");
 }
 
 }  // namespace pomona::bindings

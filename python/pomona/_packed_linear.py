@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,14 +14,29 @@ _packed_linear = torch.ops.pomona.packed_linear.default
 _packed_weight = torch.ops.pomona.packed_weight.default
 
 
+Layout = Literal["csr16", "pg32", "pgv"]
+Precision = Literal["fp32", "bf16", "fixed16", "int8"]
+
+
+def _pack(weight: torch.Tensor, layout: Layout | None, precision: Precision) -> torch.Tensor:
+    """The packed bytes, on the CPU."""
+    weight = weight.detach()
+    if layout is None:
+        # Others run on the CPU only.
+        found = _C.layouts_for(weight, "weight", precision) if weight.is_cpu else ["csr16"]
+        layout = found[0] if found else ("pg32" if precision == "bf16" else "pgv")
+    return _C.pack(weight, "weight", layout, precision)
+
+
 class PackedLinear(nn.Module):
     """``y = x W^T + b`` on packed weights: only the nonzeros are stored and multiplied.
 
-    Made for inference. The product is float32; input of another floating dtype is widened and the
-    output has the input's dtype (float64 included). ``packed`` (uint8) and ``bias`` are buffers, so
-    ``state_dict``, ``deepcopy``, ``pickle`` and ``.to()`` work, and ``.half()`` leaves the packed
-    bytes alone. Gradients reach the input and ``bias``, never the packed weights. An infinite or
-    NaN input does not reach an output through a pruned weight (a dense product gives NaN there).
+    Made for inference. The product is float32 or as ``precision`` says; input of another floating
+    dtype is widened and the output has the input's dtype (float64 included). ``packed`` (uint8) and
+    ``bias`` are buffers, so ``state_dict``, ``deepcopy``, ``pickle`` and ``.to()`` work, and
+    ``.half()`` leaves the packed bytes alone. Gradients reach the input and ``bias``, never the
+    packed weights. An infinite or NaN input reaches outputs as in a dense product (0 times infinity
+    is NaN).
 
     Shape:
         input ``[..., in_features]``, output ``[..., out_features]``.
@@ -29,9 +44,14 @@ class PackedLinear(nn.Module):
     Args:
         weight: ``[out_features, in_features]``, float32, float16 or bfloat16, finite.
         bias: ``[out_features]``, floating point, or None. Both are copied.
+        layout: "csr16" (any weight), "pg32" or "pgv" (shared weights of up to 31 values and zero;
+            made for AVX-512); None: the likely fastest on this machine.
+        precision: "fp32"; "bf16": the input is rounded to bfloat16; "fixed16": input and weights in
+            16-bit fixed point, sums exact (error at most 1e-4 of the largest output); "int8".
+        relu: whether negative outputs become 0.
 
     Raises:
-        InvalidArgument: another dtype or shape, NaN or Inf.
+        InvalidArgument: another dtype or shape, NaN or Inf, a layout that cannot hold the weight.
 
     Reference:
         Thesis §4.8: sparse matrix-vector product at batch 1.
@@ -45,15 +65,24 @@ class PackedLinear(nn.Module):
         True
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        *,
+        layout: Layout | None = None,
+        precision: Precision = "fp32",
+        relu: bool = False,
+    ) -> None:
         """Pack the weight, on its device."""
         super().__init__()
         if not isinstance(weight, torch.Tensor):
             raise _C.InvalidArgument(
                 f"PackedLinear: expected `weight` to be a tensor, got {type(weight).__name__}."
             )
-        packed = _C.pack(weight.detach(), "weight")
+        packed = _pack(weight, layout, precision)
         self.out_features, self.in_features = weight.shape
+        self.relu = relu
         self.register_buffer("packed", packed.to(weight.device))
         self._check_bias(bias)
         self.register_buffer(
@@ -61,7 +90,14 @@ class PackedLinear(nn.Module):
         )
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear) -> PackedLinear:
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        *,
+        layout: Layout | None = None,
+        precision: Precision = "fp32",
+        relu: bool = False,
+    ) -> PackedLinear:
         """The same layer, packed, in the same mode (training or not).
 
         Raises:
@@ -72,7 +108,8 @@ class PackedLinear(nn.Module):
                 "PackedLinear.from_linear: expected `linear` to be a torch.nn.Linear, "
                 f"got {type(linear).__name__}."
             )
-        return cls(linear.weight, linear.bias).train(linear.training)
+        options: dict[str, Any] = {"layout": layout, "precision": precision, "relu": relu}
+        return cls(linear.weight, linear.bias, **options).train(linear.training)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``[..., in_features]`` -> ``[..., out_features]``, in the input's dtype."""
@@ -80,8 +117,8 @@ class PackedLinear(nn.Module):
         if bias is not None and bias.dtype is not torch.float32:
             bias = bias.float()
         if input.dtype is torch.float32 or not input.is_floating_point():
-            return _packed_linear(input, self.packed, bias, self.out_features)
-        output = _packed_linear(input.float(), self.packed, bias, self.out_features)
+            return _packed_linear(input, self.packed, bias, self.out_features, relu=self.relu)
+        output = _packed_linear(input.float(), self.packed, bias, self.out_features, relu=self.relu)
         return output.to(input.dtype)
 
     @property
@@ -90,26 +127,37 @@ class PackedLinear(nn.Module):
         return _packed_weight(self.packed, self.out_features, self.in_features)
 
     def pack_weight_(self, weight: torch.Tensor) -> None:
-        """Pack another weight of the same shape into this layer.
+        """Pack another weight of the same shape into this layer, in the layout it has.
 
         Raises:
-            InvalidArgument: another dtype or shape, NaN or Inf. Then the layer is as it was.
+            InvalidArgument: another dtype or shape, NaN or Inf, a weight that does not fit the
+                layout. Then the layer is as it was.
         """
-        packed = _C.pack(weight.detach(), "weight")
+        packed = _C.pack(weight.detach(), "weight", self.layout, self.precision)
         if problem := self._problem(packed):
             raise _C.InvalidArgument(problem)
         self.packed = packed.to(self.packed.device)
 
     @property
+    def layout(self) -> str:
+        """How the weights lie: "csr16", "pg32" or "pgv"."""
+        return _C.packed_facts(self.packed)[0]
+
+    @property
+    def precision(self) -> str:
+        """What the product is computed in: "fp32", "bf16", "fixed16" or "int8"."""
+        return _C.packed_facts(self.packed)[1]
+
+    @property
     def nnz(self) -> int:
         """How many weights are stored."""
-        return _C.packed_facts(self.packed)[3]
+        return _C.packed_facts(self.packed)[4]
 
     def extra_repr(self) -> str:
         """What print() shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, bytes={self.packed.numel()}"
+            f"bias={self.bias is not None}, relu={self.relu}, bytes={self.packed.numel()}"
         )
 
     def _check_bias(self, bias: torch.Tensor | None) -> None:
@@ -156,7 +204,7 @@ class PackedLinear(nn.Module):
     def _problem(self, packed: torch.Tensor) -> str:
         """Why these bytes are not this layer's; empty when they are."""
         try:
-            _, rows, cols, _ = _C.packed_facts(packed)
+            _, _, rows, cols, _ = _C.packed_facts(packed)
         except _C.InvalidArgument as error:
             return str(error)
         if (rows, cols) == (self.out_features, self.in_features):

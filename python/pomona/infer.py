@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from . import _C
+from ._packed_linear import Precision
 from ._shell import clean_name
 from .nn import PackedLinear, SharedLinear
 from .report import percent, shape_text, text_table
@@ -23,6 +25,7 @@ __all__ = ["PackReport", "PackRow", "pack_"]
 _log = logging.getLogger("pomona")
 
 _WARM_UPS, _RUNS = 3, 21
+_VERIFY = {"fp32": 1e-4, "bf16": 2e-2, "fixed16": 1e-4, "int8": 0.1}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Exact types: a subclass computes something else.
 _PACKABLE = (nn.Linear, SharedLinear)
@@ -34,8 +37,9 @@ _WEIGHT_READERS = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
 class PackRow:
     """What ``pack_`` decided for one layer.
 
-    ``dense_us`` and ``packed_us`` are medians of interleaved runs, or None where nothing was
-    measured; ``why`` says why not.
+    ``dense_us`` and ``packed_us`` are medians of interleaved runs, of the fastest layout that keeps
+    the outputs; ``layout`` is that layout, ``bytes`` its size and ``error`` the largest change of
+    an output beside the largest output. None where nothing was measured; ``why`` says why not.
     """
 
     name: str
@@ -45,6 +49,9 @@ class PackRow:
     packed_us: float | None
     choice: str
     why: str = ""
+    layout: str = ""
+    bytes: int | None = None
+    error: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +67,8 @@ class PackReport:
 
     def __str__(self) -> str:
         """A table of plain text."""
-        columns = ["layer", "shape", "density", "dense us", "packed us", "choice"]
+        columns = ["layer", "shape", "density", "layout", "bytes", "error"]
+        columns += ["dense us", "packed us", "choice"]
         return text_table(columns, [_cells(row) for row in self.rows])
 
 
@@ -72,6 +80,9 @@ def _cells(row: PackRow) -> list[str]:
         row.name,
         shape_text(row.shape),
         percent(row.density, 1.0),
+        row.layout or "-",
+        "-" if row.bytes is None else f"{row.bytes:,}",
+        "-" if row.error is None else f"{row.error:.1e}",
         microseconds(row.dense_us),
         microseconds(row.packed_us),
         f"{row.choice} ({row.why})" if row.why else row.choice,
@@ -99,26 +110,38 @@ class _Layer:
         return ""
 
 
-def pack_(model: nn.Module, example: Any) -> PackReport:
+def pack_(
+    model: nn.Module,
+    example: Any,
+    *,
+    precision: Precision = "fp32",
+    verify: float | None = None,
+) -> PackReport:
     """Replace linear layers by :class:`~pomona.nn.PackedLinear` where that is faster here.
 
     The model runs once on ``example``, in eval mode and without gradients; each layer is then
-    timed, dense and packed by turns, on what it was given, with the threads that torch has now. A
-    layer stays dense where dense is faster, where ``example`` does not reach it, and where it
-    cannot be replaced (hooks of its own, float64, inside nn.TransformerEncoderLayer). A layer that
-    stands in several places is replaced in all of them. Modes and hooks are as before afterwards.
+    timed, dense and in every layout that can hold it by turns, on what it was given, with the
+    threads that torch has now. A layer stays dense where dense is faster, where no layout keeps its
+    outputs within ``verify``, where ``example`` does not reach it, and where it cannot be replaced
+    (hooks of its own, float64, inside nn.TransformerEncoderLayer). A layer that stands in several
+    places is replaced in all of them. Modes and hooks are as before afterwards.
 
     Args:
         model: any module that holds ``nn.Linear`` layers.
         example: an input as the model will see it (the batch size decides what is faster): a
             tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        precision: what products are computed in (see PackedLinear). One that this processor has no
+            instructions for is done in fp32, which is said once.
+        verify: how much the outputs of a layer may change, beside its largest output for
+            ``example``; None: 1e-4 for fp32 and fixed16, 2e-2 for bf16, 0.1 for int8.
 
     Returns:
         What was measured and chosen; ``print`` it.
 
     Raises:
         InvalidArgument: ``model`` is no module or is itself an nn.Linear, it fails on ``example``,
-            or a weight holds NaN or Inf (named). Then the model is as it was.
+            a weight holds NaN or Inf (named), an unknown precision, a ``verify`` that is not
+            positive. Then the model is as it was.
 
     Reference:
         Thesis §4.8: compressed layers are faster than dense ones at batch 1.
@@ -130,6 +153,7 @@ def pack_(model: nn.Module, example: Any) -> PackReport:
         ['0']
     """
     _check_model(model)
+    precision, verify = _checked_precision(precision, verify)
     layers = _find_layers(model)
     _check_finite(layers)
     candidates = [layer for layer in layers if not layer.why_not()]
@@ -137,7 +161,7 @@ def pack_(model: nn.Module, example: Any) -> PackReport:
     replacements: list[tuple[_Layer, PackedLinear]] = []
     rows = []
     for layer in layers:
-        row, packed = _decide(layer)
+        row, packed = _decide(layer, precision, verify)
         rows.append(row)
         if row.choice == "packed" and packed is not None:
             replacements.append((layer, packed))
@@ -237,35 +261,84 @@ def _describe(example: Any) -> str:
     return type(example).__name__
 
 
-def _decide(layer: _Layer) -> tuple[PackRow, PackedLinear | None]:
+def _checked_precision(precision: Precision, verify: float | None) -> tuple[Precision, float]:
+    """What can be done here, and how far it may be off."""
+    if precision not in _VERIFY:
+        raise _C.InvalidArgument(
+            f"pack_: expected `precision` to be fp32, bf16, fixed16 or int8, got {precision!r}."
+        )
+    if verify is not None and not (isinstance(verify, (int, float)) and verify > 0):
+        raise _C.InvalidArgument(f"pack_: expected `verify` to be above 0, got {verify!r}.")
+    if precision not in _C.fast_precisions():
+        _say_once(f"pack_: this processor has no instructions for {precision}; packing in fp32")
+        precision = "fp32"
+    return precision, _VERIFY[precision] if verify is None else verify
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    _log.warning(message)
+
+
+def _decide(
+    layer: _Layer, precision: Precision, verify: float
+) -> tuple[PackRow, PackedLinear | None]:
     weight = layer.module.weight
     density = weight.count_nonzero().item() / weight.numel() if weight.numel() else 0.0
 
-    def row(choice: str, why: str = "", times: tuple[float | None, ...] = (None, None)) -> PackRow:
-        return PackRow(layer.name, tuple(weight.shape), density, *times, choice, why)
+    def row(choice: str, why: str = "", **measured: Any) -> PackRow:
+        measured = {"dense_us": None, "packed_us": None, **measured}
+        return PackRow(layer.name, tuple(weight.shape), density, choice=choice, why=why, **measured)
 
     if why := layer.why_not():
         return row("dense", why), None
     if layer.input is None:
         return row("dense", "not called with the example"), None
-    packed = PackedLinear(weight, layer.module.bias).train(layer.module.training)
+    layouts = _C.layouts_for(weight.detach(), "weight", precision) if weight.is_cpu else ["csr16"]
+    if not layouts:
+        return row("dense", f"no layout holds it in {precision}"), None
+    options: list[dict[str, Any]] = [{"layout": name, "precision": precision} for name in layouts]
+    candidates = [PackedLinear(weight, layer.module.bias, **option) for option in options]
     try:
-        times = _measure(layer.module, packed, layer.input)
+        errors = _errors(layer.module, candidates, layer.input)
+        dense_us, *times = _measure([layer.module, *candidates], layer.input)
     except NotImplementedError:
         return row("dense", f"no packed kernel for {weight.device.type}"), None
-    return row("packed" if times[1] < times[0] else "dense", times=times), packed
+    kept = [i for i, error in enumerate(errors) if error <= verify]
+    best = min(kept or range(len(times)), key=times.__getitem__)
+    packed = candidates[best].train(layer.module.training)
+    measured = {
+        "dense_us": dense_us,
+        "packed_us": times[best],
+        "layout": layouts[best],
+        "bytes": packed.packed.numel(),
+        "error": errors[best],
+    }
+    if not kept:
+        return row("dense", f"its outputs would change by more than {verify:g}", **measured), None
+    return row("packed" if times[best] < dense_us else "dense", **measured), packed
 
 
 @torch.no_grad()
-def _measure(dense: nn.Module, packed: nn.Module, input: torch.Tensor) -> tuple[float, float]:
+def _errors(dense: nn.Module, packed: Sequence[nn.Module], input: torch.Tensor) -> list[float]:
+    """The largest change of an output, beside the largest output, of each."""
+    expected = dense(input).double()
+    largest = expected.abs().max().item() if expected.numel() else 0.0
+    changes = [(module(input).double() - expected).abs() for module in packed]
+    worst = [change.max().item() if change.numel() else 0.0 for change in changes]
+    return [error / largest if largest > 0 else error for error in worst]
+
+
+@torch.no_grad()
+def _measure(modules: Sequence[nn.Module], input: torch.Tensor) -> list[float]:
     """Median microseconds of a call of each, by turns."""
-    times: tuple[list[float], list[float]] = ([], [])
+    times: list[list[float]] = [[] for _ in modules]
     for run in range(-_WARM_UPS, _RUNS):
-        for module, kept in zip((dense, packed), times, strict=True):
+        for module, kept in zip(modules, times, strict=True):
             start = time.perf_counter()
             module(input)
             if input.device.type != "cpu":
                 torch.get_device_module(input.device).synchronize()
             if run >= 0:
                 kept.append(1e6 * (time.perf_counter() - start))
-    return statistics.median(times[0]), statistics.median(times[1])
+    return [statistics.median(of_module) for of_module in times]

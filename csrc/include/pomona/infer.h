@@ -15,11 +15,13 @@ POMONA_API at::Tensor to_tensor(const Packed& packed);
 POMONA_API Packed from_tensor(const at::Tensor& packed);
 
 // input [..., cols] float32, packed uint8 (REQUIRES: made by pack and checked), bias [rows] float32
-// or none -> [..., rows]. Differentiable in input and bias (through the dense weight: packed layers
-// are made for inference); the packed weights get no gradient. torch.ops.pomona.packed_linear.
-// Throws c10::ValueError or c10::TypeError for shapes, dtypes or devices that do not fit.
+// or none -> [..., rows], and max(0, that) if has_relu. Differentiable in input and bias (through
+// the dense weight: packed layers are made for inference); the packed weights get no gradient.
+// torch.ops.pomona.packed_linear. Throws c10::ValueError or c10::TypeError for shapes, dtypes or
+// devices that do not fit.
 POMONA_API at::Tensor packed_linear(const at::Tensor& input, const at::Tensor& packed,
-                                    const std::optional<at::Tensor>& bias, int64_t out_features);
+                                    const std::optional<at::Tensor>& bias, int64_t out_features,
+                                    bool has_relu = false);
 
 // The dense matrix, float32 [out_features, in_features], on the device of `packed` (REQUIRES as
 // above). torch.ops.pomona.packed_weight. Errors as packed_linear.

@@ -130,16 +130,17 @@ class POMONA_API SharedEmbeddingImpl : public SharedLayer<SharedEmbeddingImpl> {
 };
 TORCH_MODULE(SharedEmbedding);
 
-// y = x W^T + b on packed weights; not trainable. The product is float32; input of another floating
-// dtype is widened and the output has the input's dtype.
+// y = x W^T + b on packed weights; not trainable. The product is float32, or as the precision of
+// the options says; input of another floating dtype is widened and the output has the input's
+// dtype.
 class POMONA_API PackedLinearImpl : public ByteLayer<PackedLinearImpl> {
  public:
   // weight [out, in] float32, float16 or bfloat16, finite; bias [out] or undefined. Copies both.
   // Throws InvalidArgument otherwise.
   PackedLinearImpl(const at::Tensor& weight, const at::Tensor& bias,
-                   Layout layout = Layout::kCsr16);
-  explicit PackedLinearImpl(const torch::nn::Linear& linear)
-      : PackedLinearImpl(linear->weight, linear->bias) {}
+                   const PackOptions& packing = {}, bool relu = false);
+  explicit PackedLinearImpl(const torch::nn::Linear& linear, const PackOptions& packing = {})
+      : PackedLinearImpl(linear->weight, linear->bias, packing) {}
   void reset() override;  // what clone() needs: registers copies of the buffers
   // Checks what it read. Throws InvalidArgument for bytes that pack() did not make or another
   // shape.
@@ -153,22 +154,38 @@ class POMONA_API PackedLinearImpl : public ByteLayer<PackedLinearImpl> {
   at::Tensor packed;  // uint8 buffer
   at::Tensor bias;    // buffer [out], or undefined
   int64_t in_features, out_features;
+  PackOptions options;
+  bool has_relu;
 };
 TORCH_MODULE(PackedLinear);
 
-// What pack_ decided for one layer; times are the median of interleaved runs at `example`'s shape.
+// What pack_ decided for one layer; times are the median of interleaved runs at `example`'s shape,
+// of the fastest layout that keeps the outputs.
 struct PackChoice {
   std::string name;
   double dense_us = 0;
   double packed_us = 0;
   bool is_packed = false;
+  PackOptions options{};
+  int64_t bytes = 0;  // packed
+  double error = 0;   // the largest change of an output beside the largest output
+};
+
+struct PackSettings {
+  // One that this processor has no instructions for (fast_precisions()) is done in float32.
+  Precision precision = Precision::kFloat32;
+  // How much the outputs of a layer may change, beside its largest; 0: 1e-4 for kFloat32 and
+  // kFixed16, 2e-2 for kBFloat16, 0.1 for kInt8.
+  double verify = 0;
 };
 
 // Replaces each Linear of a Sequential by a PackedLinear where that is faster on this machine for
-// inputs like `example`, and says what it measured. The layers run once, one after the other, in
-// eval mode and without gradients; the mode is restored. (Only Sequential: LibTorch's
-// replace_module does not change what another module's forward calls.) Throws InvalidArgument,
-// naming the layer, when one that could be packed holds NaN or Inf; then the model is as it was.
-POMONA_API std::vector<PackChoice> pack_(torch::nn::Sequential& model, const at::Tensor& example);
+// inputs like `example`, in the fastest layout, and says what it measured. The layers run once, one
+// after the other, in eval mode and without gradients; the mode is restored. (Only Sequential:
+// LibTorch's replace_module does not change what another module's forward calls.) Throws
+// InvalidArgument, naming the layer, when one that could be packed holds NaN or Inf, and for a
+// negative `verify`; then the model is as it was.
+POMONA_API std::vector<PackChoice> pack_(torch::nn::Sequential& model, const at::Tensor& example,
+                                         const PackSettings& settings = {});
 
 }  // namespace pomona::nn

@@ -168,7 +168,7 @@ TEST(PgSchedule, SeesEveryColumnAndKnowsWhereItStands) {
       const int64_t fewest = PgSchedule::fewest_steps(cols, form);
       for (const int64_t more : {0, 1, 5, 40}) {
         const PgSchedule schedule(cols, fewest + more * multiple, form);
-        for (int64_t c = 0; c < cols; ++c) {
+        for (uint32_t c = 0; c < cols; ++c) {
           const auto first = schedule.seen_first(c), second = schedule.seen_second(c);
           ASSERT_GT(first.size() + second.size(), 0u) << cols << ", " << c;
           for (const auto steps : {first, second}) {

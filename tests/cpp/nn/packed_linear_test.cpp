@@ -3,9 +3,12 @@
 
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rand_like.h>
+#include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/relu.h>
 #include <ATen/ops/zeros.h>
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
@@ -18,6 +21,7 @@
 #include <limits>
 #include <sstream>
 #include <string>
+#include <tuple>
 
 namespace {
 
@@ -106,6 +110,35 @@ TEST(Pack, KeepsWhatTheModelComputes) {
   EXPECT_EQ(first != nullptr, choices[0].is_packed);
   EXPECT_EQ(choices[0].is_packed, choices[0].packed_us < choices[0].dense_us);
   EXPECT_EQ(model->named_children()["0"].get(), model[0].get());
+}
+
+TEST(PackedLinear, OfEveryLayoutAndPrecisionKeepsTheOutputs) {
+  using pomona::Layout;
+  using pomona::Precision;
+  const at::Tensor weight = at::randint(-7, 8, {70, 90}).to(at::kFloat) / 8, bias = at::randn({70});
+  const at::Tensor x = at::randn({2, 90}), expected = at::relu(at::linear(x, weight, bias));
+  const std::tuple<Layout, Precision, double> kinds[] = {
+      {Layout::kCsr16, Precision::kFloat32, 1e-5},
+      {Layout::kPg32, Precision::kFloat32, 1e-5},
+      {Layout::kPg32, Precision::kBFloat16, 1e-2},
+      {Layout::kPgv, Precision::kFixed16, 1e-4},
+      {Layout::kPgv, Precision::kInt8, 5e-2}};
+  for (const auto& [layout, precision, worst] : kinds) {
+    PackedLinear packed(weight, bias, pomona::PackOptions{layout, precision}, /*has_relu=*/true);
+    const double largest = expected.abs().max().item<double>();
+    EXPECT_LE((packed->forward(x) - expected).abs().max().item<double>(), worst * largest);
+    EXPECT_TRUE(at::equal(packed->weight(), weight));
+    auto copy = std::dynamic_pointer_cast<pomona::nn::PackedLinearImpl>(packed->clone());
+    EXPECT_TRUE(at::equal(copy->forward(x), packed->forward(x)));
+  }
+}
+
+TEST(Pack, RefusesANegativeTolerance) {
+  torch::nn::Sequential model(torch::nn::Linear(4, 4));
+  EXPECT_EQ(error_of([&] {
+              pomona::nn::pack_(model, at::ones({1, 4}), {.verify = -1});
+            }),
+            "pack_: expected `verify` of at least 0, got -1.");
 }
 
 TEST(Pack, ReplacesALayerThatStandsTwiceInBothPlaces) {

@@ -27,12 +27,12 @@ def prune(model: nn.Module, density: float = 0.05) -> nn.Module:
 @pytest.fixture
 def packed_wins(monkeypatch):
     """Times that always favour packed layers: what is chosen does not depend on the machine."""
-    monkeypatch.setattr(infer, "_measure", lambda *_: (2.0, 1.0))
+    monkeypatch.setattr(infer, "_measure", lambda modules, _: [2.0] + [1.0] * (len(modules) - 1))
 
 
 @pytest.fixture
 def dense_wins(monkeypatch):
-    monkeypatch.setattr(infer, "_measure", lambda *_: (1.0, 2.0))
+    monkeypatch.setattr(infer, "_measure", lambda modules, _: [1.0] + [2.0] * (len(modules) - 1))
 
 
 def net() -> nn.Sequential:
@@ -62,6 +62,9 @@ def test_report_is_a_table_and_is_logged(caplog):
         "layer",
         "shape",
         "density",
+        "layout",
+        "bytes",
+        "error",
         "dense",
         "us",
         "packed",
@@ -71,6 +74,77 @@ def test_report_is_a_table_and_is_logged(caplog):
     assert lines[1].split()[:2] == ["0", "30x20"]
     assert lines[1].endswith("packed")
     assert str(report) in caplog.text
+
+
+def shared_net() -> nn.Sequential:
+    """A net whose layers fit every layout."""
+    model = net()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.copy_((parameter * 20).round().clamp(-7, 7) / 20)
+    return model
+
+
+@pytest.mark.usefixtures("packed_wins")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fixed16", "int8"])
+def test_every_precision_keeps_the_outputs(precision, monkeypatch):
+    monkeypatch.setattr(infer._C, "fast_precisions", lambda: ["fp32", "bf16", "fixed16", "int8"])
+    model, x = shared_net(), torch.randn(1, 20)
+    expected = model(x)
+    report = pomona.pack_(model, example=x, precision=precision)
+    assert report.packed == ["0", "2"]
+    assert {row.layout for row in report.rows} <= {"csr16", "pg32", "pgv"}
+    assert {model[0].precision, model[2].precision} == {precision}
+    for row in report.rows:
+        assert row.bytes > 0
+        assert row.error <= {"fp32": 1e-6, "bf16": 2e-2, "fixed16": 1e-4, "int8": 0.1}[precision]
+    assert (model(x) - expected).abs().max() <= 0.1 * expected.abs().max()
+
+
+@pytest.mark.usefixtures("packed_wins")
+def test_a_layer_whose_outputs_would_change_too_much_stays(monkeypatch):
+    monkeypatch.setattr(infer._C, "fast_precisions", lambda: ["fp32", "int8"])
+    model = shared_net()
+    report = pomona.pack_(model, torch.randn(1, 20), precision="int8", verify=1e-9)
+    assert report.packed == []
+    assert "more than 1e-09" in report.rows[0].why
+
+
+@pytest.mark.usefixtures("packed_wins")
+def test_a_precision_that_the_processor_lacks_is_done_in_fp32_and_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(infer._C, "fast_precisions", lambda: ["fp32"])
+    infer._say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="pomona"):
+        for _ in range(2):
+            model = shared_net()
+            pomona.pack_(model, torch.randn(1, 20), precision="int8")
+            assert model[0].precision == "fp32"
+    assert caplog.text.count("no instructions for int8") == 1
+
+
+@pytest.mark.usefixtures("packed_wins")
+def test_a_layer_that_no_layout_holds_in_this_precision_stays(monkeypatch):
+    monkeypatch.setattr(infer._C, "fast_precisions", lambda: ["fp32", "int8"])
+    model = prune(nn.Sequential(nn.Linear(40, 50)), 0.9)  # all weights differ
+    report = pomona.pack_(model, torch.randn(1, 40), precision="int8")
+    assert report.rows[0].why == "no layout holds it in int8"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp8"}, "expected `precision` to be fp32, bf16, fixed16 or int8, got 'fp8'"),
+        ({"verify": 0}, "expected `verify` to be above 0, got 0"),
+        ({"verify": "x"}, "expected `verify` to be above 0, got 'x'"),
+    ],
+)
+def test_refuses_options_and_changes_nothing(options, message):
+    model = net()
+    before = list(model.modules())
+    with pytest.raises(InvalidArgument, match=message):
+        pomona.pack_(model, torch.ones(1, 20), **options)
+    assert list(model.modules()) == before
 
 
 @pytest.mark.usefixtures("dense_wins")

@@ -5,12 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 from reference.packed_linear import packed_linear as reference
+from torch import nn
 from torch.nn.functional import linear
 
-from pomona import _C
+from pomona import _C, InvalidArgument
 
 packed_linear = torch.ops.pomona.packed_linear
 packed_weight = torch.ops.pomona.packed_weight
+LAYOUTS = [
+    ("csr16", "fp32"),
+    ("pg32", "fp32"),
+    ("pg32", "bf16"),
+    ("pgv", "fixed16"),
+    ("pgv", "int8"),
+]
 
 
 def sparse(rows: int, cols: int, density: float = 0.3, distinct: int = 0, seed: int = 0):
@@ -104,10 +112,88 @@ def test_packed_linear_does_not_depend_on_batch_or_threads():
         torch.set_num_threads(threads)
 
 
-def test_infinity_in_the_input_reaches_stored_weights_only():
-    weight = torch.tensor([[0.0, 3.0], [1.0, 0.0]])
-    x = torch.tensor([float("inf"), 2.0])
-    assert packed_linear(x, _C.pack(weight, "w"), None, 2).tolist() == [6.0, float("inf")]
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("layout", ["csr16", "pg32"])
+def test_infinity_and_nan_in_the_input_are_as_in_a_dense_product(layout, bad):
+    weight = sparse(40, 30, distinct=5)
+    x = random(3, 30)
+    x[1, 7] = bad
+    y = packed_linear(x, _C.pack(weight, "w", layout), None, 40)
+    torch.testing.assert_close(y, x @ weight.T, equal_nan=True)
+
+
+@pytest.mark.parametrize(("layout", "precision"), LAYOUTS)
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (65, 33), (130, 300), (600, 90)])
+def test_every_layout_multiplies_and_unpacks(layout, precision, rows, cols):
+    weight = sparse(rows, cols, distinct=15)
+    weight[0, 0] = 0.5
+    packed = _C.pack(weight, "w", layout, precision)
+    assert _C.packed_facts(packed) == (layout, precision, rows, cols, weight.count_nonzero())
+    assert torch.equal(packed_weight(packed, rows, cols), weight)
+    x, bias = random(3, cols), random(rows)
+    expected, _ = reference(x, weight, bias)
+    y = packed_linear(x, packed, bias, rows)
+    worst = {"fp32": 1e-5, "bf16": 1e-2, "fixed16": 1e-4, "int8": 5e-2}[precision]
+    assert (y - expected).abs().max() <= worst * expected.abs().max()
+    clipped = packed_linear(x, packed, bias, rows, relu=True)
+    assert torch.equal(clipped, y.relu())
+
+
+@pytest.mark.parametrize(("layout", "precision"), LAYOUTS)
+def test_every_layout_has_the_same_bits_on_any_number_of_threads(layout, precision):
+    weight, x = sparse(3000, 700, distinct=15), random(2, 700)
+    packed = _C.pack(weight, "w", layout, precision)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = packed_linear(x, packed, None, 3000)
+        for count in (2, 3, 5):
+            torch.set_num_threads(count)
+            assert torch.equal(packed_linear(x, packed, None, 3000), alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("layout", "precision"), LAYOUTS)
+def test_every_layout_takes_a_quick_packing(layout, precision):
+    weight, x = sparse(200, 300, distinct=15), random(1, 300)
+    packed = _C.pack(weight, "w", layout, precision, is_quick=True)
+    assert torch.equal(packed_weight(packed, 200, 300), weight)
+    expected = x @ weight.T
+    error = (packed_linear(x, packed, None, 200) - expected).abs().max()
+    assert error <= 5e-2 * expected.abs().max()
+
+
+def test_packing_refuses_a_layout_that_cannot_hold_the_weight():
+    many, plain = sparse(30, 40, distinct=200), sparse(30, 40)
+    with pytest.raises(InvalidArgument, match=r"`w` to fit pg32 in fp32.*31 values that matter"):
+        _C.pack(many, "w", "pg32")
+    with pytest.raises(InvalidArgument, match="more than 256 different values"):
+        _C.pack(plain, "w", "pg32")
+    with pytest.raises(InvalidArgument, match="csr16 computes in fp32, not in int8"):
+        _C.pack(many, "w", "csr16", "int8")
+    with pytest.raises(InvalidArgument, match="pgv does not compute in fp32"):
+        _C.pack(many, "w", "pgv")
+    with pytest.raises(InvalidArgument, match="`layout` to be csr16, pg32 or pgv, got csr"):
+        _C.pack(many, "w", "csr")
+    with pytest.raises(InvalidArgument, match="`precision` to be fp32, bf16, fixed16 or int8"):
+        _C.pack(many, "w", "csr16", "fp8")
+    assert _C.layouts_for(plain, "w", "fp32") == ["csr16"]
+    assert _C.layouts_for(plain, "w", "int8") == []
+    assert sorted(_C.layouts_for(sparse(30, 40, distinct=9), "w", "fp32")) == ["csr16", "pg32"]
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_gradients_through_a_relu(relu):
+    weight = sparse(7, 9)
+    packed = _C.pack(weight, "w")
+    x, bias = random(3, 9).requires_grad_(), random(7).requires_grad_()
+    packed_linear(x, packed, bias, 7, relu=relu).square().sum().backward()
+    got = x.grad, bias.grad
+    x.grad = bias.grad = None
+    dense = nn.functional.linear(x, weight, bias)
+    (dense.relu() if relu else dense).square().sum().backward()
+    torch.testing.assert_close(got, (x.grad, bias.grad))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -124,10 +210,13 @@ def test_opcheck_of_packed_linear(has_bias):
         x = random(3, 9).requires_grad_(requires_grad)
         bias = random(7).requires_grad_(requires_grad) if has_bias else None
         torch.library.opcheck(packed_linear, (x, packed, bias, 7))
+        torch.library.opcheck(packed_linear, (x, packed, bias, 7), {"relu": True})
 
 
 def test_opcheck_of_packed_weight():
-    torch.library.opcheck(packed_weight, (_C.pack(sparse(7, 9), "w"), 7, 9))
+    for layout in ("csr16", "pg32"):
+        packed = _C.pack(sparse(7, 9, distinct=3), "w", layout)
+        torch.library.opcheck(packed_weight, (packed, 7, 9))
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 0), (2, 3)])

@@ -44,7 +44,30 @@ def test_holds_buffers_and_no_parameters():
 def test_says_its_sizes():
     packed = PackedLinear.from_linear(sparse_linear())
     assert (packed.in_features, packed.out_features) == (9, 7)
-    assert repr(packed).startswith("PackedLinear(in_features=9, out_features=7, bias=True, bytes=")
+    start = "PackedLinear(in_features=9, out_features=7, bias=True, relu=False, bytes="
+    assert repr(packed).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("layout", "precision"),
+    [("csr16", "fp32"), ("pg32", "fp32"), ("pg32", "bf16"), ("pgv", "fixed16"), ("pgv", "int8")],
+)
+def test_every_layout_is_copied_pickled_and_loaded(layout, precision):
+    linear = sparse_linear()
+    linear.weight.data = (linear.weight.data * 4).round() / 4
+    packed = PackedLinear.from_linear(linear, layout=layout, precision=precision, relu=True)
+    assert (packed.layout, packed.precision, packed.relu) == (layout, precision, True)
+    x = torch.randn(3, 9)
+    expected = packed(x)
+    assert torch.equal(copy.deepcopy(packed)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(packed))(x), expected)
+    other = PackedLinear(torch.zeros(7, 9), torch.zeros(7), relu=True)
+    other.load_state_dict(packed.state_dict())
+    assert torch.equal(other(x), expected)
+    assert other.layout == layout
+    packed.pack_weight_(linear.weight.detach() * 2)
+    assert packed.layout == layout
+    assert (packed(x) - (2 * linear(x) - linear.bias).relu()).abs().max() < 0.1
 
 
 def test_weight_and_nnz_are_those_of_the_dense_layer():
