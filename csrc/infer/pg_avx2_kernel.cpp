@@ -7,7 +7,11 @@
 
 #include <immintrin.h>
 
+#if defined(POMONA_EMULATED_ISA)  // tests/isa_emulator needs no target
+#define POMONA_AVX2
+#else
 #define POMONA_AVX2 __attribute__((target("avx2,fma")))
+#endif
 #define POMONA_INLINE __attribute__((always_inline)) inline
 
 namespace pomona {

@@ -1,4 +1,5 @@
 #include "pomona/error.h"
+#include "pomona/infer.h"
 #include "pomona/io.h"
 #include "pomona/mask.h"
 
@@ -197,6 +198,22 @@ std::optional<std::tuple<at::Tensor, at::Tensor, Mask>> read_shared(const FileRe
   return std::tuple{std::move(codebook), std::move(codes), std::move(weight.mask)};
 }
 
+// A matrix of the file as packed bytes: the dense weight is never made. `layout` empty: the likely
+// fastest that can hold it.
+at::Tensor read_packed(const FileReader& reader, const std::string& name,
+                       const std::string& layout, const std::string& precision) {
+  const Weight weight = reader.read(name, torch_threads());
+  PackOptions options{.precision = precision_of(precision)};
+  if (!layout.empty()) {
+    options.layout = layout_of(layout);
+  } else if (const auto found = layouts_for(weight, options.precision); !found.empty()) {
+    options = found.front();
+  } else {
+    options.layout = Layout::kPgv;  // which says why it cannot
+  }
+  return to_tensor(pack(weight, options));
+}
+
 void bind_reader(py::module_& m) {
   py::class_<FileReader>(m, "FileReader", "A file, read tensor by tensor.")
       .def(py::init<const std::filesystem::path&>(), py::arg("path"), ReleaseGil())
@@ -205,6 +222,8 @@ void bind_reader(py::module_& m) {
       .def_property_readonly("metadata",
                              [](const FileReader& r) { return py::bytes(r.metadata()); })
       .def("read", &read_tensor, py::arg("name"), ReleaseGil())
+      .def("read_packed", &read_packed, py::arg("name"), py::arg("layout"), py::arg("precision"),
+           ReleaseGil())
       .def("read_shared", &read_shared, py::arg("name"), ReleaseGil())
       .def(
           "verify",

@@ -9,6 +9,7 @@ import torch
 
 from . import _C, convert, nn, quantize, schedules
 from ._C import CorruptFile, InvalidArgument, Mask
+from ._load_packed import load_packed_
 from .dead import DeadReport, Removal, dead_neurons, remove_dead_
 from .dsd import DSD
 from .infer import PackReport, pack_
@@ -74,6 +75,7 @@ __all__ = [
     "freeze",
     "load",
     "load_",
+    "load_packed_",
     "nn",
     "pack_",
     "quantize",

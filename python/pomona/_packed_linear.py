@@ -111,6 +111,25 @@ class PackedLinear(nn.Module):
         options: dict[str, Any] = {"layout": layout, "precision": precision, "relu": relu}
         return cls(linear.weight, linear.bias, **options).train(linear.training)
 
+    @classmethod
+    def from_packed(
+        cls, packed: torch.Tensor, bias: torch.Tensor | None = None, *, relu: bool = False
+    ) -> PackedLinear:
+        """A layer of bytes that are packed already, as ``packed`` of another has them; not copied.
+
+        Raises:
+            InvalidArgument: bytes that no layer of this version has packed, or a bias that does not
+                fit.
+        """
+        _, _, rows, cols, _ = _C.packed_facts(packed)
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.out_features, layer.in_features, layer.relu = rows, cols, relu
+        layer.register_buffer("packed", packed)
+        layer._check_bias(bias)
+        layer.register_buffer("bias", None if bias is None else bias.detach())
+        return layer
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``[..., in_features]`` -> ``[..., out_features]``, in the input's dtype."""
         bias = self.bias

@@ -1,4 +1,4 @@
-"""Compact layers: Shared... train through their codebook, PackedLinear runs on packed weights.
+"""Compact layers: Shared... train through their codebook, Packed... run on packed weights.
 
 The same names, buffers and outputs as ``pomona::nn`` in C++.
 
@@ -18,10 +18,19 @@ from torch import nn
 
 from . import _C
 from ._packed_linear import PackedLinear
+from ._packed_rnn import PackedGRU, PackedLSTM
 from ._shared_base import SharedLayer
 from ._shared_layers import SHARED_TWINS, SharedConv2d, SharedEmbedding, SharedLinear
 
-__all__ = ["PackedLinear", "SharedConv2d", "SharedEmbedding", "SharedLinear", "to_dense_"]
+__all__ = [
+    "PackedGRU",
+    "PackedLSTM",
+    "PackedLinear",
+    "SharedConv2d",
+    "SharedEmbedding",
+    "SharedLinear",
+    "to_dense_",
+]
 
 
 def to_dense_(model: nn.Module) -> list[str]:

@@ -22,6 +22,9 @@ struct Bits256 {
 struct Bits512 {
   std::array<uint8_t, 64> bytes{};
 };
+struct Floats256 {
+  std::array<float, 8> lanes{};
+};
 struct Floats512 {
   std::array<float, 16> lanes{};
 };
@@ -41,20 +44,20 @@ void put(Bits& bits, int i, Lane lane) {
   std::memcpy(bits.bytes.data() + static_cast<size_t>(i) * sizeof(Lane), &lane, sizeof(Lane));
 }
 // Each lane of the result is one(i).
-template <class Lane, class One>
-Bits512 integers(const One& one) {
-  Bits512 result;
-  for (int i = 0; i < lanes_of<Lane, Bits512>(); ++i)
-    put<Lane>(result, i, static_cast<Lane>(one(i)));
+template <class Lane, class Bits = Bits512, class One>
+Bits integers(const One& one) {
+  Bits result;
+  for (int i = 0; i < lanes_of<Lane, Bits>(); ++i) put<Lane>(result, i, static_cast<Lane>(one(i)));
   return result;
 }
-template <class One>
-Floats512 floats(const One& one) {
-  Floats512 result;
-  for (int i = 0; i < 16; ++i) result.lanes[static_cast<size_t>(i)] = one(i);
+template <class Floats = Floats512, class One>
+Floats floats(const One& one) {
+  Floats result;
+  for (size_t i = 0; i < result.lanes.size(); ++i) result.lanes[i] = one(static_cast<int>(i));
   return result;
 }
-inline float lane(const Floats512& v, int i) {
+template <class Floats>
+float lane(const Floats& v, int i) {
   return v.lanes[static_cast<size_t>(i)];
 }
 inline float widened(uint16_t half) {
@@ -80,6 +83,7 @@ Lane reduced(const Bits512& v, Merge merge) {
 
 using __m128i = pomona::isa_emulator::Bits128;
 using __m256i = pomona::isa_emulator::Bits256;
+using __m256 = pomona::isa_emulator::Floats256;
 using __m512i = pomona::isa_emulator::Bits512;
 using __m512bh = pomona::isa_emulator::Bits512;
 using __m512 = pomona::isa_emulator::Floats512;
@@ -345,4 +349,49 @@ inline __m512 _mm512_dpbf16_ps(const __m512& sum, const __m512bh& a, const __m51
     total = flushed(std::fma(of(a, 2 * i + 1), of(b, 2 * i + 1), total));
     return flushed(std::fma(of(a, 2 * i), of(b, 2 * i), total));
   });
+}
+
+// AVX2
+inline __m256 _mm256_setzero_ps() {
+  return {};
+}
+inline __m256 _mm256_loadu_ps(const float* from) {
+  __m256 v;
+  std::memcpy(v.lanes.data(), from, sizeof v);
+  return v;
+}
+inline __m256i _mm256_loadu_si256(const __m256i* from) {
+  __m256i v;
+  std::memcpy(v.bytes.data(), from, sizeof v);
+  return v;
+}
+inline void _mm256_storeu_ps(float* to, const __m256& v) {
+  std::memcpy(to, &v, sizeof v);
+}
+inline __m256 _mm256_castsi256_ps(const __m256i& v) {
+  return std::bit_cast<__m256>(v);
+}
+inline __m256i _mm256_slli_epi32(const __m256i& v, int count) {
+  using namespace pomona::isa_emulator;
+  return integers<uint32_t, Bits256>([&](int i) { return get<uint32_t>(v, i) << count; });
+}
+inline __m256i _mm256_srli_epi32(const __m256i& v, int count) {
+  using namespace pomona::isa_emulator;
+  return integers<uint32_t, Bits256>([&](int i) { return get<uint32_t>(v, i) >> count; });
+}
+// The low three bits of an index.
+inline __m256 _mm256_permutevar8x32_ps(const __m256& table, const __m256i& index) {
+  using namespace pomona::isa_emulator;
+  return floats<Floats256>(
+      [&](int i) { return lane(table, static_cast<int>(get<uint32_t>(index, i) & 7)); });
+}
+// The second operand where the sign of the third is set.
+inline __m256 _mm256_blendv_ps(const __m256& a, const __m256& b, const __m256& which) {
+  using namespace pomona::isa_emulator;
+  return floats<Floats256>(
+      [&](int i) { return std::signbit(lane(which, i)) ? lane(b, i) : lane(a, i); });
+}
+inline __m256 _mm256_fmadd_ps(const __m256& a, const __m256& b, const __m256& c) {
+  using namespace pomona::isa_emulator;
+  return floats<Floats256>([&](int i) { return std::fma(lane(a, i), lane(b, i), lane(c, i)); });
 }

@@ -1,0 +1,183 @@
+"""load_packed_: from the file straight into packed layers; pomona has its public name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import _C
+from ._packed_linear import Layout, PackedLinear, Precision
+from ._shell import clean_name
+
+# A matrix that keeps more than this and shares nothing is loaded as it is.
+_MOST_KEPT = 0.5
+
+
+def load_packed_(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    precision: Precision = "fp32",
+    layout: Layout | None = None,
+) -> list[str]:
+    """Load a ``.pomona`` file, its pruned or shared linear layers straight into packed ones.
+
+    The dense weight of a packed layer is never made: beside the packed model this takes the memory
+    of one layer as the file holds it. The model may stand on the meta device, so that it never held
+    the weights either (``with torch.device("meta"): model = Net()``). Each ``nn.Linear`` whose
+    weight the file holds shared, or with at most half of its values, becomes a
+    :class:`~pomona.nn.PackedLinear`; every other tensor is loaded as by :func:`pomona.load_`, on
+    the CPU where it had no data. Nothing is timed: ``pomona.pack_`` on a loaded model is for who
+    wants to keep dense what is faster dense.
+
+    Args:
+        model: of the names and shapes of the file; on the CPU or the meta device.
+        path: the file.
+        precision: what packed layers compute in; a layer that has no layout in it is packed in
+            "fp32".
+        layout: of the packed layers; None: the likely fastest on this machine.
+
+    Returns:
+        The names of the packed layers.
+
+    Raises:
+        InvalidArgument: names, shapes or dtypes do not fit (all are listed), a layout that cannot
+            hold a layer, a model on another device, a buffer without data that no file holds.
+        CorruptFile, OSError: as :func:`pomona.load_`. The model is as it was after any error.
+
+    Example:
+        >>> import pomona
+        >>> path = getfixture("tmp_path") / "net.pomona"
+        >>> trained = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU())
+        >>> _ = pomona.Pruner(trained, {"*weight": 0.9}).step()
+        >>> _ = pomona.save(trained, path)
+        >>> with torch.device("meta"):
+        ...     model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU())
+        >>> pomona.load_packed_(model, path)
+        ['0']
+    """
+    _check_model(model)
+    reader = _C.FileReader(Path(path))
+    state = {clean_name(n): value for n, value in model.state_dict(keep_vars=True).items()}
+    _check_contents(state, reader.entries)
+    linears = _linears(model, {entry.name: entry for entry in reader.entries})
+    _check_bufferless(model, state)
+    replaced = {id(module) for places in linears.values() for _, _, module in places}
+    weights = {
+        clean_name(f"{prefix}.weight")
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        if id(module) in replaced
+    }
+    packed = {name: _packed(reader, f"{name}.weight", precision, layout) for name in linears}
+    dense = {name: reader.read(name) for name in state if name not in weights}
+    _put_dense(model, dense)
+    for name, places in linears.items():
+        bias = dense.get(f"{name}.bias")
+        layer = PackedLinear.from_packed(packed[name], bias).train(places[0][2].training)
+        for parent, attribute, _ in places:
+            setattr(parent, attribute, layer)
+    return list(linears)
+
+
+Places = list[tuple[nn.Module, str, nn.Module]]
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module) or type(model) is nn.Linear:
+        raise _C.InvalidArgument(
+            "load_packed_: expected `model` to be a torch.nn.Module that contains its layers, "
+            f"got {type(model).__name__}."
+        )
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.device.type not in ("cpu", "meta"):
+            raise _C.InvalidArgument(
+                "load_packed_: expected `model` on the CPU or the meta device, "
+                f"got `{name}` on {value.device}."
+            )
+
+
+def _check_contents(state: dict[str, torch.Tensor], entries: list[_C.FileEntry]) -> None:
+    """Every difference between model and file, in one error."""
+    found = {entry.name: entry for entry in entries}
+    differences = [f"`{name}` is not in the file" for name in state if name not in found]
+    differences += [f"`{name}` is not in the model" for name in found if name not in state]
+    for name, value in state.items():
+        entry = found.get(name)
+        dtype = str(value.dtype).removeprefix("torch.")
+        if entry and (tuple(entry.shape) != tuple(value.shape) or entry.dtype != dtype):
+            differences.append(
+                f"`{name}` is {dtype} {list(value.shape)}, in the file {entry.dtype} "
+                f"{list(entry.shape)}"
+            )
+    if differences:
+        raise _C.InvalidArgument(
+            f"load_packed_: expected the file to hold the model, got: {'; '.join(differences)}."
+        )
+
+
+def _linears(model: nn.Module, entries: dict[str, _C.FileEntry]) -> dict[str, Places]:
+    """The layers to pack by their first name, each with all its places."""
+    names: dict[int, str] = {}
+    found: dict[str, Places] = {}
+    owners: dict[int, set[int]] = {}  # modules that hold a parameter
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(id(module))
+    for prefix, parent in model.named_modules():
+        for attribute, module in parent._modules.items():
+            if type(module) is not nn.Linear or len(owners[id(module.weight)]) > 1:
+                continue
+            name = clean_name(f"{prefix}.{attribute}" if prefix else attribute)
+            entry = entries[f"{names.get(id(module), name)}.weight"]
+            is_worth_it = entry.centroids > 0 or entry.kept <= _MOST_KEPT * entry.numel
+            has_hooks = module._forward_hooks or module._forward_pre_hooks
+            is_read = isinstance(parent, (nn.TransformerEncoderLayer, nn.MultiheadAttention))
+            if entry.numel == 0 or not is_worth_it or has_hooks or is_read:
+                continue
+            name = names.setdefault(id(module), name)
+            found.setdefault(name, []).append((parent, attribute, module))
+    return found
+
+
+def _packed(
+    reader: _C.FileReader, name: str, precision: Precision, layout: Layout | None
+) -> torch.Tensor:
+    try:
+        return reader.read_packed(name, layout or "", precision)
+    except _C.InvalidArgument:
+        if layout is not None or precision == "fp32":
+            raise
+        return reader.read_packed(name, "", "fp32")
+
+
+def _check_bufferless(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """A buffer that is in no state_dict has no data to come on the meta device."""
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta and clean_name(name) not in state:
+            raise _C.InvalidArgument(
+                f"load_packed_: expected buffers with data, got `{name}` on the meta device, which "
+                "no file holds. Make the model on the CPU."
+            )
+
+
+def _put_dense(model: nn.Module, dense: dict[str, torch.Tensor]) -> None:
+    """Copies where there is memory; on the meta device the tensors of the file take their place."""
+    made: dict[int, nn.Parameter] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for kept in (module._parameters, module._buffers):
+            for attribute, old in kept.items():
+                name = clean_name(f"{prefix}.{attribute}" if prefix else attribute)
+                if old is None or name not in dense:
+                    continue
+                if not old.is_meta:
+                    with torch.no_grad():
+                        old.copy_(dense[name])
+                elif kept is module._buffers:
+                    kept[attribute] = dense[name]
+                else:
+                    parameter = nn.Parameter(dense[name], requires_grad=old.requires_grad)
+                    kept[attribute] = made.setdefault(id(old), parameter)

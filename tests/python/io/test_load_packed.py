@@ -1,0 +1,190 @@
+"""load_packed_: a file's linear layers straight into packed ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import pomona
+from pomona import CorruptFile, InvalidArgument
+from pomona.nn import PackedLinear
+
+
+class Net(nn.Module):
+    """Linear layers, one of them twice, and what is no linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+        self.norm = nn.BatchNorm2d(3)
+        self.hidden = nn.Linear(3 * 36, 40)
+        self.again = self.hidden
+        self.last = nn.Linear(40, 10, bias=False)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)).relu().flatten(1)
+        return self.last(self.hidden(x).relu())
+
+
+@pytest.fixture
+def trained():
+    torch.manual_seed(0)
+    model = Net().eval()
+    pomona.Pruner(model, {"hidden*": 0.9}).step()
+    pomona.Sharer(model, {"hidden.weight": 4}).step()
+    return model
+
+
+@pytest.fixture
+def path(trained, tmp_path):
+    pomona.save(trained, tmp_path / "net.pomona")
+    return tmp_path / "net.pomona"
+
+
+def on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return Net().eval()
+
+
+X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("make", [lambda: Net().eval(), on_meta])
+@pytest.mark.parametrize("layout", [None, "csr16", "pg32"])
+def test_the_loaded_model_computes_the_same(trained, path, make, layout):
+    model = make()
+    assert pomona.load_packed_(model, path, layout=layout) == ["hidden"]
+    assert type(model.hidden) is PackedLinear
+    assert model.hidden is model.again
+    assert type(model.last) is nn.Linear  # all its weights are kept, and differ
+    if layout is not None:
+        assert model.hidden.layout == layout
+    torch.testing.assert_close(model(X), trained(X))
+    assert torch.equal(model.hidden.weight, trained.hidden.weight)
+    assert torch.equal(model.norm.running_var, trained.norm.running_var)
+    assert all(not value.is_meta for value in model.state_dict().values())
+    assert isinstance(model.conv.weight, nn.Parameter)
+
+
+def test_a_precision_that_a_layer_cannot_have_becomes_fp32(trained, tmp_path):
+    trained.last.weight.data[:, ::3] = 0  # pruned, with too many values for slots
+    trained.last.weight.data[:, 1::3] = 0
+    pomona.save(trained, tmp_path / "other.pomona")
+    model = on_meta()
+    assert pomona.load_packed_(model, tmp_path / "other.pomona", precision="int8") == [
+        "hidden",
+        "last",
+    ]
+    assert (model.hidden.precision, model.last.precision) == ("int8", "fp32")
+    with pytest.raises(InvalidArgument, match=r"`last.weight` to fit pgv in int8"):
+        pomona.load_packed_(on_meta(), tmp_path / "other.pomona", precision="int8", layout="pgv")
+
+
+def test_an_existing_model_keeps_its_parameters(trained, path):
+    model = Net()
+    conv = model.conv.weight
+    pomona.load_packed_(model, path)
+    assert model.conv.weight is conv
+    assert torch.equal(conv, trained.conv.weight)
+
+
+# The dense weight has 256 MB; the model after loading takes about 7.
+PEAK = """
+import sys, torch, pomona
+def kilobytes(what):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what + ":"))
+with torch.device("meta"):
+    model = torch.nn.Sequential(torch.nn.Linear(8192, 8192), torch.nn.ReLU())
+open("/proc/self/clear_refs", "w").write("5")
+before = kilobytes("VmRSS")
+pomona.load_packed_(model, sys.argv[1], layout="csr16")
+print(kilobytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_dense_weight_is_never_made(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.zeros(8192, 8192)
+    index = torch.randint(0, 8192 * 8192, (1_000_000,), generator=generator)
+    weight.view(-1)[index] = torch.randint(1, 9, (1_000_000,), generator=generator).float() / 8
+    state = {"0.weight": weight, "0.bias": torch.zeros(8192)}
+    pomona.save(state, tmp_path / "wide.pomona", coding="fast")
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path / "wide.pomona")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(run.stdout) < 100_000
+
+
+def test_all_differences_are_listed_and_nothing_has_changed(path):
+    model = on_meta()
+    model.last = nn.Linear(40, 9, bias=False, device="meta")
+    model.extra = nn.Linear(2, 2, device="meta")
+    del model.norm
+    before = dict(model.named_parameters())
+    with pytest.raises(InvalidArgument) as error:
+        pomona.load_packed_(model, path)
+    message = str(error.value)
+    assert "`extra.weight` is not in the file" in message
+    assert "`norm.running_mean` is not in the model" in message
+    assert "`last.weight` is float32 [9, 40], in the file float32 [10, 40]" in message
+    assert dict(model.named_parameters()).keys() == before.keys()
+    assert all(before[name] is value for name, value in model.named_parameters())
+
+
+def test_damage_leaves_the_model_as_it_was(path):
+    raw = bytearray(path.read_bytes())
+    raw[100] ^= 1
+    path.write_bytes(raw)
+    model = Net()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CorruptFile):
+        pomona.load_packed_(model, path)
+    assert type(model.hidden) is nn.Linear
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+class WithBuffer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+        self.register_buffer("scale", torch.ones(2), persistent=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (3, "expected `model` to be a torch.nn.Module that contains its layers, got int"),
+        (nn.Linear(2, 2), "that contains its layers, got Linear"),
+    ],
+)
+def test_refuses_what_is_no_model(path, model, message):
+    with pytest.raises(InvalidArgument, match=message):
+        pomona.load_packed_(model, path)
+
+
+def test_refuses_buffers_that_no_file_holds(tmp_path):
+    pomona.save(WithBuffer(), tmp_path / "net.pomona")
+    with torch.device("meta"):
+        model = WithBuffer()
+    with pytest.raises(InvalidArgument, match="got `scale` on the meta device"):
+        pomona.load_packed_(model, tmp_path / "net.pomona")
+
+
+def test_from_packed_refuses_other_bytes():
+    with pytest.raises(InvalidArgument, match="expected `packed`"):
+        PackedLinear.from_packed(torch.zeros(500, dtype=torch.uint8))
+    layer = PackedLinear(torch.eye(3))
+    with pytest.raises(
+        InvalidArgument, match=r"expected `bias` to be floating point of shape \[3\]"
+    ):
+        PackedLinear.from_packed(layer.packed, torch.ones(2))
+    assert torch.equal(PackedLinear.from_packed(layer.packed).weight, torch.eye(3))
