@@ -335,7 +335,7 @@ TEST(CheckPacked, RefusesAHeaderThatPackDidNotWrite) {
   const std::vector<std::tuple<std::string, std::function<void(Bytes&)>>> cases = {
       {"of at least 80 bytes, got 79", [](Bytes& b) { b.resize(79); }},
       {"to begin with the bytes \"pmpk\"", [](Bytes& b) { put<uint32_t>(b, 0, 1); }},
-      {"of layout csr16 (1), got 2", [](Bytes& b) { put<uint8_t>(b, 4, 2); }},
+      {"of layout csr16 (1), got 9", [](Bytes& b) { put<uint8_t>(b, 4, 9); }},
       {"of version 1, got 2", [](Bytes& b) { put<uint8_t>(b, 5, 2); }},
       {"bytes, as its header says", [](Bytes& b) { b.push_back({}); }},
       {"bytes, as its header says", [](Bytes& b) { b.pop_back(); }},
