@@ -8,6 +8,7 @@
 #include "format/find_codebooks.h"
 #include "infer/csr16_kernel.h"
 #include "infer/float_weight.h"
+#include "infer/lut_kernel.h"
 #include "infer/packed_matrix.h"
 #include "infer/pg_layout.h"
 
@@ -19,6 +20,8 @@
 
 namespace pomona {
 namespace {
+
+constexpr double kFull = 0.45;  // of the weights: from here on lut is the first to try
 
 // REQUIRES: float32.
 bool is_finite(const Weight& weight) {
@@ -43,16 +46,19 @@ std::string_view layout_name(Layout layout) {
       return "pg32";
     case Layout::kPgv:
       return "pgv";
+    case Layout::kLut:
+      return "lut";
   }
   throw InvalidArgument(
       text("layout_name: expected a layout, got ", static_cast<int>(layout), "."));
 }
 
 Layout layout_of(std::string_view name) {
-  for (const Layout layout : {Layout::kCsr16, Layout::kPg32, Layout::kPgv}) {
+  for (const Layout layout : {Layout::kCsr16, Layout::kPg32, Layout::kPgv, Layout::kLut}) {
     if (layout_name(layout) == name) return layout;
   }
-  throw InvalidArgument(text("pack: expected `layout` to be csr16, pg32 or pgv, got ", name, "."));
+  throw InvalidArgument(
+      text("pack: expected `layout` to be csr16, pg32, pgv or lut, got ", name, "."));
 }
 
 std::string_view precision_name(Precision precision) {
@@ -142,15 +148,32 @@ std::string why_not(const Weight& matrix, const PackOptions& options) {
   const bool is_float = options.precision == Precision::kFloat32;
   const bool is_bytes =
       options.precision == Precision::kFixed16 || options.precision == Precision::kInt8;
-  if (options.layout == Layout::kCsr16) {
-    return is_float ? ""
-                    : text("csr16 computes in fp32, not in ", precision_name(options.precision));
+  if (options.layout == Layout::kCsr16 || options.layout == Layout::kLut) {
+    if (!is_float) {
+      return text(layout_name(options.layout), " computes in fp32, not in ",
+                  precision_name(options.precision));
+    }
+    return options.layout == Layout::kLut ? why_not_lut(matrix) : "";
   }
   if (is_bytes != (options.layout == Layout::kPgv)) {
     return text(layout_name(options.layout), " does not compute in ",
                 precision_name(options.precision));
   }
   return why_not_pg(matrix, form_of(matrix, options), options.precision);
+}
+
+std::vector<std::byte> bytes_of(const Weight& matrix, const PackOptions& options) {
+  switch (options.layout) {
+    case Layout::kCsr16:
+      return pack_csr16(matrix);
+    case Layout::kLut:
+      return pack_lut(matrix);
+    case Layout::kPg32:
+    case Layout::kPgv:
+      return pack_pg(matrix, form_of(matrix, options), options.precision,
+                     options.is_quick ? PgEffort::kQuick : PgEffort::kThorough);
+  }
+  return {};
 }
 
 }  // namespace
@@ -165,12 +188,17 @@ std::vector<PackOptions> layouts_for(const Weight& weight, Precision precision) 
   precision_name(precision);
   const Weight matrix = with_few_values(checked_matrix(weight));
   std::vector<PackOptions> found;
-  for (const Layout layout : {Layout::kPgv, Layout::kPg32, Layout::kCsr16}) {
+  // Tiles are for registers of 16 lanes; with others compressed rows are about as fast. Past about
+  // half of the weights the positions cost more than the zeros.
+  std::vector<Layout> order{Layout::kPgv, Layout::kPg32, Layout::kCsr16};
+  if (!has_isa(Isa::kAvx512)) std::ranges::reverse(order);
+  const bool is_full =
+      static_cast<double>(matrix.mask.kept()) > kFull * static_cast<double>(matrix.mask.size());
+  order.insert(is_full ? order.begin() : order.end(), Layout::kLut);
+  for (const Layout layout : order) {
     const PackOptions options{.layout = layout, .precision = precision};
     if (why_not(matrix, options).empty()) found.push_back(options);
   }
-  // Tiles are for registers of 16 lanes; with others compressed rows are about as fast.
-  if (!has_isa(Isa::kAvx512)) std::ranges::reverse(found);
   return found;
 }
 
@@ -185,9 +213,7 @@ Packed pack(const Weight& weight, const PackOptions& options) {
         "pack: expected ", quoted(weight.name), " to fit ", layout_name(options.layout), " in ",
         precision_name(options.precision), ", got a matrix that does not: ", why, "."));
   }
-  auto bytes = is_csr16 ? pack_csr16(matrix)
-                        : pack_pg(matrix, form_of(matrix, options), options.precision,
-                                  options.is_quick ? PgEffort::kQuick : PgEffort::kThorough);
+  auto bytes = bytes_of(matrix, options);
   return {options.layout,  options.precision,  matrix.shape[0],
           matrix.shape[1], matrix.mask.kept(), std::move(bytes)};
 }

@@ -19,6 +19,7 @@ namespace {
 // Multiply-adds that are worth waking a thread for, about 20 microseconds of them.
 constexpr int64_t kWorkPerThread = 40'000;
 constexpr int64_t kVectorWorkPerThread = 200'000;  // of tiles, with AVX-512
+constexpr int64_t kLutWorkPerThread = 200'000;     // weights of a look-up
 // Rows of x that csr16 carries together.
 constexpr int64_t kTile = 8;
 
@@ -34,11 +35,14 @@ void check_is_packed(std::span<const std::byte> bytes) {
                         std::to_string(bytes.size()) + ". Pack the weight again.");
 }
 
-bool is_csr16(std::span<const std::byte> bytes) {
+// What the header says; csr16 for what no layout says, whose check then refuses it.
+Layout layout_in(std::span<const std::byte> bytes) {
   uint8_t layout = 0;
   std::memcpy(&layout, bytes.data() + offsetof(Csr16Header, layout), 1);
-  return layout != static_cast<uint8_t>(Layout::kPg32) &&
-         layout != static_cast<uint8_t>(Layout::kPgv);
+  for (const Layout known : {Layout::kPg32, Layout::kPgv, Layout::kLut}) {
+    if (layout == static_cast<uint8_t>(known)) return known;
+  }
+  return Layout::kCsr16;
 }
 
 // Memory for the views of x: a call of a small layer takes ten microseconds, a fresh allocation of
@@ -141,27 +145,59 @@ void multiply_matrix(const PgView& matrix, std::span<const float> x, int64_t bat
   }
 }
 
+void multiply_matrix(const LutView& matrix, std::span<const float> x, int64_t batch,
+                     const MultiplyOptions& options, float* y) {
+  const auto& header = matrix.header;
+  const int64_t padded_size = matrix.blocks() * kLutColumns;
+  const auto scratch = Scratch::get(padded_size * static_cast<int64_t>(sizeof(float)));
+  const std::span padded(reinterpret_cast<float*>(scratch.data()),
+                         static_cast<size_t>(padded_size));
+  const int64_t worth = header.rows * header.cols / kLutWorkPerThread;
+  const int64_t parts = std::clamp<int64_t>(worth, 1, std::max<int64_t>(1, options.threads));
+  for (int64_t b = 0; b < batch; ++b) {
+    const auto cols = static_cast<size_t>(header.cols);
+    pad_lut_input(matrix, x.subspan(static_cast<size_t>(b) * cols, cols), padded);
+    run(options, parts, [&](int64_t part) {
+      const RowRange range{header.rows * part / parts, header.rows * (part + 1) / parts};
+      multiply_lut(matrix, padded.data(), options.bias, options.has_relu, y + b * header.rows,
+                   range);
+    });
+  }
+}
+
 }  // namespace
 
 PackedMatrix PackedMatrix::check(std::span<const std::byte> bytes) {
   check_is_packed(bytes);
-  if (is_csr16(bytes)) return PackedMatrix(check_csr16(bytes));
-  return PackedMatrix(check_pg(bytes));
+  switch (layout_in(bytes)) {
+    case Layout::kCsr16:
+      return PackedMatrix(check_csr16(bytes));
+    case Layout::kLut:
+      return PackedMatrix(check_lut(bytes));
+    default:
+      return PackedMatrix(check_pg(bytes));
+  }
 }
 
 PackedMatrix PackedMatrix::view(std::span<const std::byte> bytes) {
   check_is_packed(bytes);
-  if (is_csr16(bytes)) {
-    read_csr16_header(bytes);
-    return PackedMatrix(view_csr16(bytes));
+  switch (layout_in(bytes)) {
+    case Layout::kCsr16:
+      read_csr16_header(bytes);
+      return PackedMatrix(view_csr16(bytes));
+    case Layout::kLut:
+      return PackedMatrix(check_lut(bytes));  // which looks at the header only
+    default:
+      read_pg_header(bytes);
+      return PackedMatrix(view_pg(bytes));
   }
-  read_pg_header(bytes);
-  return PackedMatrix(view_pg(bytes));
 }
 
 Layout PackedMatrix::layout() const {
-  const auto* pg = std::get_if<PgView>(&matrix_);
-  return pg == nullptr ? Layout::kCsr16 : static_cast<Layout>(pg->header.layout);
+  return std::visit(Overloaded{[](const Csr16View&) { return Layout::kCsr16; },
+                               [](const PgView& m) { return static_cast<Layout>(m.header.layout); },
+                               [](const LutView&) { return Layout::kLut; }},
+                    matrix_);
 }
 
 Precision PackedMatrix::precision() const {
@@ -171,19 +207,19 @@ Precision PackedMatrix::precision() const {
 
 int64_t PackedMatrix::rows() const {
   return std::visit(Overloaded{[](const Csr16View& m) { return m.rows; },
-                               [](const PgView& m) { return m.header.rows; }},
+                               [](const auto& m) { return m.header.rows; }},
                     matrix_);
 }
 
 int64_t PackedMatrix::cols() const {
   return std::visit(Overloaded{[](const Csr16View& m) { return m.cols; },
-                               [](const PgView& m) { return m.header.cols; }},
+                               [](const auto& m) { return m.header.cols; }},
                     matrix_);
 }
 
 int64_t PackedMatrix::nnz() const {
   return std::visit(Overloaded{[](const Csr16View& m) { return m.nnz; },
-                               [](const PgView& m) { return m.header.nnz; }},
+                               [](const auto& m) { return m.header.nnz; }},
                     matrix_);
 }
 
@@ -194,7 +230,8 @@ void PackedMatrix::multiply(std::span<const float> x, int64_t batch, const Multi
 
 void PackedMatrix::unpack(float* dense) const {
   std::visit(Overloaded{[&](const Csr16View& matrix) { unpack_csr16(matrix, dense); },
-                        [&](const PgView& matrix) { unpack_pg(matrix, dense); }},
+                        [&](const PgView& matrix) { unpack_pg(matrix, dense); },
+                        [&](const LutView& matrix) { unpack_lut(matrix, dense); }},
              matrix_);
 }
 

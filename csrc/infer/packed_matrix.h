@@ -6,6 +6,7 @@
 #include "pomona/parallel.h"
 
 #include "infer/csr16_kernel.h"
+#include "infer/lut_kernel.h"
 #include "infer/pg_layout.h"
 
 #include <cstddef>
@@ -38,7 +39,7 @@ class POMONA_API PackedMatrix {
   void unpack(float* dense) const;
 
  private:
-  using Any = std::variant<Csr16View, PgView>;
+  using Any = std::variant<Csr16View, PgView, LutView>;
   explicit PackedMatrix(Any matrix) : matrix_(std::move(matrix)) {}
   Any matrix_;
 };

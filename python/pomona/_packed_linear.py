@@ -14,7 +14,7 @@ _packed_linear = torch.ops.pomona.packed_linear.default
 _packed_weight = torch.ops.pomona.packed_weight.default
 
 
-Layout = Literal["csr16", "pg32", "pgv"]
+Layout = Literal["csr16", "pg32", "pgv", "lut"]
 Precision = Literal["fp32", "bf16", "fixed16", "int8"]
 
 
@@ -45,7 +45,8 @@ class PackedLinear(nn.Module):
         weight: ``[out_features, in_features]``, float32, float16 or bfloat16, finite.
         bias: ``[out_features]``, floating point, or None. Both are copied.
         layout: "csr16" (any weight), "pg32" or "pgv" (shared weights of up to 31 values and zero;
-            made for AVX-512); None: the likely fastest on this machine.
+            made for AVX-512), "lut" (of up to 16 values, zero among them; hardly pruned); None: the
+            likely fastest on this machine.
         precision: "fp32"; "bf16": the input is rounded to bfloat16; "fixed16": input and weights in
             16-bit fixed point, sums exact (error at most 1e-4 of the largest output); "int8".
         relu: whether negative outputs become 0.
@@ -159,7 +160,7 @@ class PackedLinear(nn.Module):
 
     @property
     def layout(self) -> str:
-        """How the weights lie: "csr16", "pg32" or "pgv"."""
+        """How the weights lie: "csr16", "pg32", "pgv" or "lut"."""
         return _C.packed_facts(self.packed)[0]
 
     @property

@@ -292,6 +292,10 @@ inline __m512 _mm512_permutex2var_ps(const __m512& a, const __m512i& index, cons
     return lane((at & 16) != 0 ? b : a, static_cast<int>(at & 15));
   });
 }
+inline __m512 _mm512_permutexvar_ps(const __m512i& index, const __m512& table) {
+  using namespace pomona::isa_emulator;
+  return floats([&](int i) { return lane(table, static_cast<int>(get<uint32_t>(index, i) & 15)); });
+}
 inline __m512i _mm512_permutex2var_epi16(const __m512i& a, const __m512i& index, const __m512i& b) {
   using namespace pomona::isa_emulator;
   return integers<uint16_t>([&](int i) {

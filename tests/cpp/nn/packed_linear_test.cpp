@@ -118,11 +118,9 @@ TEST(PackedLinear, OfEveryLayoutAndPrecisionKeepsTheOutputs) {
   const at::Tensor weight = at::randint(-7, 8, {70, 90}).to(at::kFloat) / 8, bias = at::randn({70});
   const at::Tensor x = at::randn({2, 90}), expected = at::relu(at::linear(x, weight, bias));
   const std::tuple<Layout, Precision, double> kinds[] = {
-      {Layout::kCsr16, Precision::kFloat32, 1e-5},
-      {Layout::kPg32, Precision::kFloat32, 1e-5},
-      {Layout::kPg32, Precision::kBFloat16, 1e-2},
-      {Layout::kPgv, Precision::kFixed16, 1e-4},
-      {Layout::kPgv, Precision::kInt8, 5e-2}};
+      {Layout::kCsr16, Precision::kFloat32, 1e-5}, {Layout::kPg32, Precision::kFloat32, 1e-5},
+      {Layout::kPg32, Precision::kBFloat16, 1e-2}, {Layout::kPgv, Precision::kFixed16, 1e-4},
+      {Layout::kPgv, Precision::kInt8, 5e-2},      {Layout::kLut, Precision::kFloat32, 1e-5}};
   for (const auto& [layout, precision, worst] : kinds) {
     PackedLinear packed(weight, bias, pomona::PackOptions{layout, precision}, /*has_relu=*/true);
     const double largest = expected.abs().max().item<double>();

@@ -94,7 +94,7 @@ def test_every_precision_keeps_the_outputs(precision, monkeypatch):
     expected = model(x)
     report = pomona.pack_(model, example=x, precision=precision)
     assert report.packed == ["0", "2"]
-    assert {row.layout for row in report.rows} <= {"csr16", "pg32", "pgv"}
+    assert {row.layout for row in report.rows} <= {"csr16", "pg32", "pgv", "lut"}
     assert {model[0].precision, model[2].precision} == {precision}
     for row in report.rows:
         assert row.bytes > 0

@@ -18,6 +18,7 @@ LAYOUTS = [
     ("pg32", "bf16"),
     ("pgv", "fixed16"),
     ("pgv", "int8"),
+    ("lut", "fp32"),
 ]
 
 
@@ -113,7 +114,7 @@ def test_packed_linear_does_not_depend_on_batch_or_threads():
 
 
 @pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
-@pytest.mark.parametrize("layout", ["csr16", "pg32"])
+@pytest.mark.parametrize("layout", ["csr16", "pg32", "lut"])
 def test_infinity_and_nan_in_the_input_are_as_in_a_dense_product(layout, bad):
     weight = sparse(40, 30, distinct=5)
     x = random(3, 30)
@@ -174,13 +175,19 @@ def test_packing_refuses_a_layout_that_cannot_hold_the_weight():
         _C.pack(many, "w", "csr16", "int8")
     with pytest.raises(InvalidArgument, match="pgv does not compute in fp32"):
         _C.pack(many, "w", "pgv")
-    with pytest.raises(InvalidArgument, match="`layout` to be csr16, pg32 or pgv, got csr"):
+    with pytest.raises(InvalidArgument, match="`layout` to be csr16, pg32, pgv or lut, got csr"):
         _C.pack(many, "w", "csr")
     with pytest.raises(InvalidArgument, match="`precision` to be fp32, bf16, fixed16 or int8"):
         _C.pack(many, "w", "csr16", "fp8")
     assert _C.layouts_for(plain, "w", "fp32") == ["csr16"]
     assert _C.layouts_for(plain, "w", "int8") == []
-    assert sorted(_C.layouts_for(sparse(30, 40, distinct=9), "w", "fp32")) == ["csr16", "pg32"]
+    assert sorted(_C.layouts_for(sparse(30, 40, distinct=9), "w", "fp32")) == [
+        "csr16",
+        "lut",
+        "pg32",
+    ]
+    full = sparse(30, 40, density=1.0, distinct=9)
+    assert _C.layouts_for(full, "w", "fp32")[0] == "lut"
 
 
 @pytest.mark.parametrize("relu", [False, True])
