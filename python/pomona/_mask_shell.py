@@ -168,7 +168,8 @@ class MaskShell(Shell):
     def _warn_of_unknown_state(self, live: list) -> None:
         """Say once which optimizer state a mask leaves alone because nobody knows what it is."""
         names = {name for _, state in live for name, _ in state}
-        unknown = {n for n in names if _C.moment_of(n) == "other"} - _HARMLESS_STATE - self._warned
+        left = {n for n in names if _C.moment_of(n) == "other"} | self._names_of_codes()
+        unknown = left - _HARMLESS_STATE - self._warned
         if unknown:
             self._warned |= unknown
             warnings.warn(
@@ -176,6 +177,18 @@ class MaskShell(Shell):
                 "it is; if it is a momentum, pruned weights may be pushed until it decays.",
                 stacklevel=3,
             )
+
+    def _names_of_codes(self) -> set[str]:
+        """State of integers, one for each weight: codes (bitsandbytes), which are never written."""
+        return {
+            name
+            for weight in self._weights()
+            for optimizer in self._optimizers
+            for name, value in optimizer.state.get(weight, {}).items()
+            if isinstance(value, torch.Tensor)
+            and value.shape == weight.shape
+            and not value.is_floating_point()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Masks and counters, without weights: the model's own checkpoint holds those.
