@@ -1,3 +1,4 @@
+#include "pomona/dropout.h"
 #include "pomona/error.h"
 #include "pomona/prune.h"
 #include "pomona/selection.h"
@@ -13,6 +14,9 @@
 
 #include <cstring>
 #include <initializer_list>
+#include <map>
+#include <optional>
+#include <tuple>
 
 namespace py = pybind11;
 
@@ -84,6 +88,27 @@ void bind_report(py::module_& m) {
       });
 }
 
+// (D_o, D_r, {layer: C_o}): what a dropout module remembers.
+using DropoutMemory = std::tuple<double, double, std::map<std::string, int64_t>>;
+// (name, C_r, C_o)
+using ConnectionRows = std::vector<std::tuple<std::string, int64_t, int64_t>>;
+
+DropoutMemory adjusted_dropout(const std::string& name, double rate, const ConnectionRows& rows,
+                               const std::optional<DropoutMemory>& memory) {
+  std::vector<Connections> layers;
+  for (const auto& [layer, left, total] : rows) layers.push_back({layer, left, total});
+  AdjustedDropout earlier{name};
+  if (memory) {
+    std::map<std::string, int64_t> totals;
+    std::tie(earlier.original, earlier.adjusted, totals) = *memory;
+    for (const auto& [layer, total] : totals) earlier.layers.push_back({layer, 0, total});
+  }
+  const auto dropout = adjust_dropout(name, rate, layers, memory ? &earlier : nullptr);
+  std::map<std::string, int64_t> totals;
+  for (const auto& layer : dropout.layers) totals[layer.layer] = layer.total;
+  return {dropout.original, dropout.adjusted, totals};
+}
+
 }  // namespace
 
 Prune to_rule(const RuleRow& row) {
@@ -151,6 +176,7 @@ void bind_prune(py::module_& m) {
   m.def("select_smallest", &select_smallest_words, WithoutGil());
   m.def("check_rule", [](const RuleRow& row) { check_rule(to_rule(row), "Prune"); });
   m.def("round_at", &round_of);
+  m.def("adjust_dropout", &adjusted_dropout);
   bind_report(m);
   using State = PrunerState;
   py::class_<Pruner>(m, "Pruner")

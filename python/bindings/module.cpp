@@ -1,6 +1,7 @@
 // The module pomona._C: exceptions and build facts here, one bind_<chapter>.cpp for everything
 // else.
 #include "pomona/error.h"
+#include "pomona/patterns.h"
 
 #include "bindings.h"
 
@@ -22,6 +23,17 @@ void translate_file_error(std::exception_ptr pointer) {
   }
 }
 
+// (name, shape, is_floating)
+using ParameterRows = std::vector<std::tuple<std::string, std::vector<int64_t>, bool>>;
+
+std::vector<pomona::Parameter> to_parameters(const ParameterRows& rows) {
+  std::vector<pomona::Parameter> parameters;
+  for (const auto& [name, shape, is_floating] : rows) {
+    parameters.push_back({name, shape, is_floating});
+  }
+  return parameters;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -35,15 +47,15 @@ PYBIND11_MODULE(_C, m) {
 
   // match_rules([(name, shape, is_floating)], patterns) -> index of the deciding pattern for each,
   // or -1
-  m.def("match_rules",
-        [](const std::vector<std::tuple<std::string, std::vector<int64_t>, bool>>& rows,
-           const std::vector<std::string>& patterns) {
-          std::vector<pomona::Parameter> parameters;
-          for (const auto& [name, shape, is_floating] : rows) {
-            parameters.push_back({name, shape, is_floating});
-          }
-          return pomona::match_rules(parameters, patterns);
-        });
+  m.def("match_rules", [](const ParameterRows& rows, const std::vector<std::string>& patterns) {
+    return pomona::match_rules(to_parameters(rows), patterns);
+  });
+
+  // match_parameters(what, [(name, shape, is_floating)], patterns) -> indices, ascending
+  m.def("match_parameters", [](const std::string& what, const ParameterRows& rows,
+                               const std::vector<std::string>& patterns) {
+    return pomona::match_parameters(what.c_str(), to_parameters(rows), patterns);
+  });
 
   pomona::bindings::bind_format(m);
   pomona::bindings::bind_prune(m);

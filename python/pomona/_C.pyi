@@ -28,6 +28,9 @@ def version() -> str: ...
 def match_rules(
     parameters: Sequence[tuple[str, Sequence[int], bool]], patterns: Sequence[str]
 ) -> list[int]: ...
+def match_parameters(
+    what: str, parameters: Sequence[tuple[str, Sequence[int], bool]], patterns: Sequence[str]
+) -> list[int]: ...
 
 class Mask:
     """Which weights of a tensor are kept: one bit a weight, row-major."""
@@ -138,6 +141,13 @@ _Rule = tuple[Any, ...]
 
 def check_rule(rule: _Rule) -> None: ...
 def round_at(rule: _Rule, step: int) -> tuple[int, float, bool, bool] | None: ...
+
+# Of a dropout: D_o, D_r and the C_o of each layer that it follows.
+_Dropout = tuple[float, float, dict[str, int]]
+
+def adjust_dropout(
+    name: str, rate: float, layers: Sequence[tuple[str, int, int]], memory: _Dropout | None
+) -> _Dropout: ...
 
 class PruneReport:
     """One line of a pruner's report."""

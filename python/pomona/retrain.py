@@ -18,8 +18,9 @@ from ._shell import clean_name, named_owners
 
 __all__ = ["Frozen", "adjust_dropout_", "freeze"]
 
-# On a dropout module: what it began with. Travels with deepcopy and pickle, not in state_dict.
+# On a dropout module: (D_o, D_r, {layer: C_o}). Travels with deepcopy and pickle; in no state_dict.
 _MEMORY = "_pomona_dropout"
+_Memory = tuple[float, float, dict[str, int]]
 
 
 def adjust_dropout_(
@@ -70,26 +71,15 @@ def adjust_dropout_(
             "A rate that is passed to functional.dropout is set in the model's code."
         )
     for name, memory in memories.items():
-        modules[name].p = memory["adjusted"]
+        modules[name].p = memory[1]
         setattr(modules[name], _MEMORY, memory)
-    return {name: (memory["original"], memory["adjusted"]) for name, memory in memories.items()}
+    return {name: memory[:2] for name, memory in memories.items()}
 
 
-def _adjusted(name: str, dropout: _DropoutNd, layers: dict[str, tuple[int, int]]) -> dict[str, Any]:
+def _adjusted(name: str, dropout: _DropoutNd, layers: dict[str, tuple[int, int]]) -> _Memory:
     """What a dropout remembers from now on; ``layers`` has the (C_r, C_o) of those before it."""
-    memory = getattr(dropout, _MEMORY, {})
-    original = memory["original"] if memory.get("adjusted") == dropout.p else dropout.p
-    before = memory.get("connections", {})
-    totals = {layer: max(total, before.get(layer, 0)) for layer, (_, total) in layers.items()}
-    ratios = {left / totals[layer] for layer, (left, _) in layers.items()}
-    if len(ratios) != 1:
-        raise _C.InvalidArgument(
-            f"adjust_dropout_: expected each dropout of `model` to follow one layer, got `{name}` "
-            f"after {', '.join(layers)}, which are pruned differently. "
-            "Give each layer a dropout of its own."
-        )
-    adjusted = original * math.sqrt(ratios.pop())
-    return {"original": original, "adjusted": adjusted, "connections": totals}
+    rows = [(layer, left, total) for layer, (left, total) in layers.items()]
+    return _C.adjust_dropout(name, dropout.p, rows, getattr(dropout, _MEMORY, None))
 
 
 def _check(model: Any, pruner: Any, original: Any) -> None:
@@ -267,12 +257,7 @@ def freeze(model: nn.Module, patterns: str | Sequence[str]) -> Frozen:
         )
     owners = named_owners(model)
     parameters = {name: getattr(*owner) for name, owner in owners.items()}
-    # Rules pass vectors over unless they are named; here every parameter counts as a matrix.
-    rows = [(name, [1, 1], p.is_floating_point()) for name, p in parameters.items()]
-    try:
-        matched = _C.match_rules(rows, list(listed))
-    except _C.InvalidArgument as error:
-        words = str(error).replace(" of two or more dimensions", "")
-        raise _C.InvalidArgument(words.replace("rules:", "freeze:", 1)) from None
-    chosen = zip(parameters, matched, strict=True)
-    return Frozen({name: parameters[name] for name, index in chosen if index >= 0})
+    rows = [(name, list(p.shape), p.is_floating_point()) for name, p in parameters.items()]
+    matched = _C.match_parameters("freeze", rows, list(listed))
+    names = list(parameters)
+    return Frozen({names[index]: parameters[names[index]] for index in matched})

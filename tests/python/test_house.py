@@ -36,12 +36,14 @@ HEADERS = {
     "export.h": ("base", True),
     "error.h": ("base", True),
     "rules.h": ("base", True),
+    "patterns.h": ("base", True),
     "parallel.h": ("base", True),
     "live.h": ("base", False),  # an aggregate of tensors for one call; it includes nothing of ours
     "mask.h": ("format", True),
     "interleaved.h": ("format", True),
     "packed_bits.h": ("format", True),
     "weight.h": ("format", True),
+    "dropout.h": ("prune", True),
     "prune_rule.h": ("prune", True),
     "selection.h": ("prune", True),
     "prune.h": ("prune", False),
@@ -55,6 +57,7 @@ HEADERS = {
     "io.h": ("nn", False),
     "nn.h": ("nn", False),
     "optim.h": ("nn", False),
+    "retrain.h": ("nn", False),
 }
 
 # Folders of csrc whose every source is in pomona_core; elsewhere that holds for what a

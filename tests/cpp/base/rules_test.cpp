@@ -1,6 +1,7 @@
 #include "pomona/rules.h"
 
 #include "pomona/error.h"
+#include "pomona/patterns.h"
 
 #include <gtest/gtest.h>
 
@@ -80,6 +81,30 @@ TEST(Rules, APatternThatMatchesNothingIsAnErrorThatListsTheNames) {
 
 TEST(Rules, AnIntegerParameterSpelledOutIsAnError) {
   EXPECT_NE(error_of({"table.codes"}).find("integer"), std::string::npos);
+}
+
+TEST(Patterns, TakeVectorsAlongAndNameTheCallInErrors) {
+  const auto matched = [](const std::vector<std::string>& patterns) {
+    return pomona::match_parameters("freeze", kParameters, patterns);
+  };
+  EXPECT_EQ(matched({"fc1", "layer1"}), (std::vector<size_t>{2, 3, 4}));
+  EXPECT_EQ(matched({"conv1.bias"}), (std::vector<size_t>{1}));
+  const auto refused = [&](const std::string& pattern) -> std::string {
+    try {
+      matched({pattern});
+    } catch (const pomona::InvalidArgument& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(refused("fc2"),
+            "freeze: expected `fc2` to match a floating-point parameter, got no match among: "
+            "conv1.weight, conv1.bias, layer1.0.conv1.weight, layer1.0.bn.weight, fc1.weight.");
+  EXPECT_EQ(refused("table.codes"),
+            "freeze: expected `table.codes` to name a floating-point parameter, got an integer "
+            "one.");
+  EXPECT_EQ(refused("re:(").substr(0, 61),
+            "freeze: expected `re:(` to hold a regular expression (ECMAScr");
 }
 
 TEST(Rules, AWrongRegularExpressionIsAnError) {
