@@ -17,6 +17,7 @@ void bind_prune(pybind11::module_& m);
 void bind_dsd(pybind11::module_& m);
 void bind_quantize(pybind11::module_& m);
 void bind_infer(pybind11::module_& m);
+void bind_nn(pybind11::module_& m);
 
 // Python's view of Live: (weight, [(state name, tensor), ...]).
 using Rows = std::vector<std::pair<at::Tensor, std::vector<std::pair<std::string, at::Tensor>>>>;

@@ -62,4 +62,5 @@ PYBIND11_MODULE(_C, m) {
   pomona::bindings::bind_dsd(m);
   pomona::bindings::bind_quantize(m);
   pomona::bindings::bind_infer(m);
+  pomona::bindings::bind_nn(m);
 }

@@ -149,6 +149,16 @@ def adjust_dropout(
     name: str, rate: float, layers: Sequence[tuple[str, int, int]], memory: _Dropout | None
 ) -> _Dropout: ...
 
+# Of a scan: layer, setting, kept, size, metric.
+_Point = tuple[str, float, int, int, float]
+
+def scan_settings(what: str, are_bits: bool, settings: Sequence[float]) -> list[float]: ...
+def best_setting(
+    are_bits: bool, points: Sequence[_Point], dense: float, tolerance: float, lower_is_better: bool
+) -> float | None: ...
+def scan_line(are_bits: bool, point: _Point) -> str: ...
+def scan_columns(are_bits: bool, metric: str) -> str: ...
+
 class PruneReport:
     """One line of a pruner's report."""
 

@@ -70,16 +70,15 @@ def check_folder(what: str, path: str | os.PathLike[str]) -> Path:
 
 def lines_of(identity: Identity, points: list[Point]) -> str:
     """The text of a whole file."""
-    head = MARK + json.dumps(identity) + "\n"
-    column = "bits" if "bits" in identity else "sparsity"
-    columns = ("layer", column, "kept", "size", identity["metric"])
-    return head + _line(columns) + "".join(map(_line, points))
+    are_bits = "bits" in identity
+    head = MARK + json.dumps(identity) + "\n" + _C.scan_columns(are_bits, identity["metric"])
+    return head + "".join(_C.scan_line(are_bits, point) for point in points)
 
 
-def append(path: Path, point: Point) -> None:
+def append(path: Path, identity: Identity, point: Point) -> None:
     """Write one more point, to the disk."""
     with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(_line(point))
+        file.write(_C.scan_line("bits" in identity, point))
         file.flush()
         os.fsync(file.fileno())
 
@@ -124,9 +123,3 @@ def read(what: str, path: Path) -> tuple[Identity, list[Point]]:
 def _point(row: list[str]) -> Point:
     layer, setting, kept, size, metric = row
     return Point(layer, float(setting), int(kept), int(size), float(metric))
-
-
-def _line(cells: tuple[Any, ...]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)  # repr of floats: exact
-    return text.getvalue()

@@ -28,7 +28,6 @@ class Kind:
         done: what has been done to a layer, as a heading.
         unit: stands behind a number, which is multiplied by ``factor``.
         axis: under a picture.
-        gentle_first: whether the smallest setting costs least.
         gentlest: the setting that costs least.
     """
 
@@ -40,7 +39,6 @@ class Kind:
     unit: str
     factor: float
     axis: str
-    gentle_first: bool
     gentlest: float
 
     def label(self, setting: float) -> str:
@@ -69,38 +67,26 @@ class Kind:
             InvalidArgument: none, one that no rule can have, or one twice.
         """
         values = list(settings)
-        wrong = [value for value in values if not self._is_setting(value)]
-        if wrong or not values:
-            what = "integers in 1..8" if self.rule is Share else "numbers in [0, 1)"
-            got = wrong[0] if wrong else "none"
-            raise _C.InvalidArgument(
-                f"sensitivity: expected `{self.key}` to be {what}, got {got!r}."
-            )
-        if len(set(values)) != len(values):
-            twice = next(value for value in values if values.count(value) > 1)
-            raise _C.InvalidArgument(
-                f"sensitivity: expected `{self.key}` to be distinct, got {twice!r} twice."
-            )
-        return sorted(values if self.rule is Share else map(float, values))
-
-    def _is_setting(self, value: object) -> bool:
-        if isinstance(value, bool):
-            return False
-        if self.rule is Share:
-            return isinstance(value, int) and 1 <= value <= 8
-        return isinstance(value, (int, float)) and 0 <= value < 1
+        are_bits = self.rule is Share
+        known = (int,) if are_bits else (int, float)
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, known):
+                what = "integers in 1..8" if are_bits else "numbers in [0, 1)"
+                raise _C.InvalidArgument(
+                    f"sensitivity: expected `{self.key}` to be {what}, got {value!r}."
+                )
+        in_order = _C.scan_settings(self.key, are_bits, list(map(float, values)))
+        return list(map(int, in_order)) if are_bits else in_order
 
 
 SPARSITY = Kind(
     *("sparsity", "sparsities", Prune, Pruner, "pruned", "%", 100.0),
     axis="weights pruned in this layer [%]",
-    gentle_first=True,
     gentlest=0.0,
 )
 BITS = Kind(
     *("bits", "bits", Share, Sharer, "shared", "bits", 1.0),
     axis="bits of a code in this layer",
-    gentle_first=False,
     gentlest=8,
 )
 

@@ -104,16 +104,13 @@ class Sensitivity:
             raise _C.InvalidArgument(
                 f"Sensitivity.rules: expected `tolerance` to be at least 0, got {tolerance!r}."
             )
-        sign = 1 if self.lower_is_better else -1
         kind = self._kind
         rules: dict[str, Any] = {}
         for layer in self.identity["layers"]:
-            best = None
             points = [p for p in self.rows if p.layer == layer["name"]]
-            for point in points if kind.gentle_first else reversed(points):
-                if not sign * (point.metric - self.dense) <= tolerance:
-                    break
-                best = point.setting
+            best = _C.best_setting(
+                kind is BITS, points, self.dense, tolerance, self.lower_is_better
+            )
             template = rules_from_json(json.dumps([["*", layer["rule"]]]), kind.rule)["*"]
             rules[layer["name"]] = None if best is None else kind.at(template, best)
         return rules
@@ -332,7 +329,7 @@ class _Scan:
 
     def _keep(self, point: Point) -> Point:
         if self.file is not None:
-            _scan_file.append(self.file, point)
+            _scan_file.append(self.file, self.identity, point)
         return point
 
 

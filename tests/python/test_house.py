@@ -58,6 +58,8 @@ HEADERS = {
     "nn.h": ("nn", False),
     "optim.h": ("nn", False),
     "retrain.h": ("nn", False),
+    "scan.h": ("nn", True),
+    "sensitivity.h": ("nn", False),
 }
 
 # Folders of csrc whose every source is in pomona_core; elsewhere that holds for what a

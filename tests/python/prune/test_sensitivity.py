@@ -323,7 +323,7 @@ def test_a_metric_that_is_nan_names_the_point(model):
         ({"sparsities": (-0.1,)}, r"`sparsities` to be numbers in \[0, 1\), got -0\.1\."),
         ({"sparsities": ("a",)}, r"`sparsities` to be numbers in \[0, 1\), got 'a'\."),
         ({"sparsities": (float("nan"),)}, r"`sparsities` to be numbers in \[0, 1\), got nan\."),
-        ({"sparsities": ()}, r"`sparsities` to be numbers in \[0, 1\), got 'none'\."),
+        ({"sparsities": ()}, r"`sparsities` to be numbers in \[0, 1\), got none\."),
         ({"sparsities": (0.5, 0.2, 0.5)}, r"`sparsities` to be distinct, got 0\.5 twice\."),
         ({"rules": {"fc9": 0.5}}, r"fc9"),
         ({"rules": {"*": None}}, r"expected `rules` to name a parameter, got only None"),
@@ -406,3 +406,24 @@ def test_quantize_sensitivity_is_the_scan_of_bits(model, tmp_path):
     assert {
         point.setting for point in pomona.quantize.sensitivity(model, loss, **options).rows
     } == {*range(1, 9)}
+
+
+def test_a_file_that_cpp_has_written_is_read(tmp_path):
+    path = tmp_path / "scan.csv"  # as tests/cpp/nn/sensitivity_test.cpp expects it
+    path.write_text(
+        '# pomona.sensitivity {"metric": "caf\\u00e9 \\"%\\"", "lower_is_better": true, '
+        '"sparsities": [0.1, 0.95], "layers": [{"name": "a,b", "shape": [5, 2], '
+        '"rule": {"sparsity": 0.0, "criterion": {"kind": "StdFactor", "quality": 0.25}, '
+        '"scope": "global"}}]}\n'
+        'layer,sparsity,kept,size,"café ""%"""\n'
+        "(dense),0.0,10,10,0.91\n"
+        '"a,b",0.1,9,10,1e-05\n'
+        '"a,b",0.95,1,10,100.0\n',
+        encoding="utf-8",
+    )
+    found = pomona.Sensitivity.from_csv(path)
+    assert found.rules(0.1) == {
+        "a,b": pomona.Prune(0.1, criterion=pomona.StdFactor(0.25), scope="global")
+    }
+    found.to_csv(tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_text(encoding="utf-8") == path.read_text(encoding="utf-8")

@@ -69,7 +69,7 @@ def test_files_and_pictures(tmp_path):
         ({"bits": (0,)}, r"`bits` to be integers in 1\.\.8, got 0"),
         ({"bits": (2.0,)}, r"`bits` to be integers in 1\.\.8, got 2\.0"),
         ({"bits": (2, 2)}, "`bits` to be distinct, got 2 twice"),
-        ({"bits": ()}, "got 'none'"),
+        ({"bits": ()}, r"`bits` to be integers in 1\.\.8, got none\."),
         ({"sparsities": (0.5,)}, "`sparsities` or `bits`, got both"),
         ({"rules": {"*": None}}, "`rules` to name a parameter, got only None"),
     ],
