@@ -63,4 +63,5 @@ PYBIND11_MODULE(_C, m) {
   pomona::bindings::bind_quantize(m);
   pomona::bindings::bind_infer(m);
   pomona::bindings::bind_nn(m);
+  pomona::bindings::bind_dead(m);
 }

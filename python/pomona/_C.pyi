@@ -149,6 +149,22 @@ def adjust_dropout(
     name: str, rate: float, layers: Sequence[tuple[str, int, int]], memory: _Dropout | None
 ) -> _Dropout: ...
 
+# (running mean, running variance, weight, bias, eps, is training)
+_Norm = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, float, bool]
+# (kind, name, run, shape, is random, norm)
+_Operation = tuple[str, str, Callable[[Tensor], Tensor], Sequence[int], bool, _Norm | None]
+# (name, weight, bias, is transposed, pads with zeros, why, consumer, spread, operations)
+_Layer = tuple[str, Tensor, Tensor | None, bool, bool, str, str, int, Sequence[_Operation]]
+
+class DeadPlan:
+    """Which neurons leave, and what becomes of the biases."""
+
+    def __init__(self, layers: Sequence[_Layer], held: dict[str, Tensor]) -> None: ...
+    def alive(self) -> list[Tensor]: ...
+    def biases(self) -> list[Tensor | None]: ...
+    def inputs(self, layer: int) -> Tensor | None: ...
+    def rows(self) -> list[tuple[str, int, int, int, str]]: ...
+
 # Of a scan: layer, setting, kept, size, metric.
 _Point = tuple[str, float, int, int, float]
 

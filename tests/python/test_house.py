@@ -47,6 +47,7 @@ HEADERS = {
     "prune_rule.h": ("prune", True),
     "selection.h": ("prune", True),
     "prune.h": ("prune", False),
+    "dead_plan.h": ("prune", False),
     "dsd.h": ("dsd", False),
     "codebook.h": ("quantize", True),
     "quantize.h": ("quantize", False),
