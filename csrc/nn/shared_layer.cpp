@@ -29,6 +29,8 @@ void check_weight(const char* layer, const at::Tensor& weight, int64_t dims, con
   }
 }
 
+}  // namespace
+
 at::Tensor packed_codes(const at::Tensor& indices, int64_t bits) {
   const at::Tensor bytes = indices.to(at::kByte).cpu().contiguous();
   const auto packed =
@@ -38,8 +40,6 @@ at::Tensor packed_codes(const at::Tensor& indices, int64_t bits) {
   std::copy(packed.begin(), packed.end(), codes.mutable_data_ptr<uint8_t>());
   return codes.to(indices.device());
 }
-
-}  // namespace
 
 SharedWeight take_codebook(const char* layer, const at::Tensor& weight, int64_t dims,
                            const char* shape) {

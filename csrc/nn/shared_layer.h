@@ -6,6 +6,7 @@
 
 #include <torch/serialize/input-archive.h>
 
+#include <optional>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@ struct SharedWeight {
 // the constructor of SharedLayer.
 SharedWeight take_codebook(const char* layer, const at::Tensor& weight, int64_t dims,
                            const char* shape);
+// Integers of any shape -> their codes, packed in `bits` bits, row-major, on their device.
+at::Tensor packed_codes(const at::Tensor& indices, int64_t bits);
 // Throws InvalidArgument, in the name of `layer`, unless `count` codes are of these bits and lie in
 // the codebook.
 void check_shared(const char* layer, const SharedWeight& shared, int64_t count);
@@ -60,8 +63,8 @@ void SharedLayer<Layer>::load(torch::serialize::InputArchive& archive) {
 }
 
 template <class Layer>
-at::Tensor SharedLayer<Layer>::weight() const {
-  return lookup_shared({codebook, codes, bits, has_zero}, shape_);
+at::Tensor SharedLayer<Layer>::weight(std::optional<at::ScalarType> dtype) const {
+  return lookup_shared({codebook, codes, bits, has_zero}, shape_, dtype);
 }
 
 template <class Layer>

@@ -57,7 +57,9 @@ class POMONA_API SharedLayer : public ByteLayer<Layer> {
   void reset() override;  // what clone() needs: registers copies
   // Checks what it read. Throws InvalidArgument for codes outside the codebook or of another shape.
   void load(torch::serialize::InputArchive& archive) override;
-  at::Tensor weight() const;  // as the dense layer has it, differentiable in `codebook`
+  // As the dense layer has it, differentiable in `codebook`; in the codebook's dtype (or what
+  // autocast says) unless `dtype` says another.
+  at::Tensor weight(std::optional<at::ScalarType> dtype = std::nullopt) const;
 
   at::Tensor codebook;  // Parameter [k], ascending when made
   at::Tensor codes;     // uint8 [packed_size(weights, bits)]
@@ -129,6 +131,30 @@ class POMONA_API SharedEmbeddingImpl : public SharedLayer<SharedEmbeddingImpl> {
   std::optional<int64_t> padding_idx;
 };
 TORCH_MODULE(SharedEmbedding);
+
+// Replaces each Linear, Conv2d and Embedding of a Sequential whose weight `sharer` has shared by
+// its Shared... twin of the same outputs, device, dtype and mode: then there are k floats to train,
+// reduce and store. Returns the names of the replaced layers. Source: thesis §4.2.
+//
+// Only layers of exactly these types are replaced (and no Embedding with max_norm,
+// scale_grad_by_freq or sparse), and none whose weight a module that stays holds too; other shared
+// parameters stay as they are. Layers of one weight share one `codebook` and the memory of their
+// `codes`; a `bias` is the same Parameter as before. The replaced parameters are gone: make a new
+// optimizer over model->parameters(), and release() the sharer or make one for what is left.
+// to_dense_ is the way back. (Only Sequential: LibTorch's replace_module does not change what
+// another module's forward calls.)
+//
+// model: the one that was shared or a copy of it. Throws InvalidArgument, naming the layer: before
+// sharer.assign(), for a layer of several codebooks (Share::group), or a weight that is not in its
+// codebook. Then nothing is replaced.
+POMONA_API std::vector<std::string> to_layers_(torch::nn::Sequential& model, const Sharer& sharer);
+
+// Replaces each SharedLinear, SharedConv2d and SharedEmbedding of a Sequential by its dense twin of
+// the same outputs, device, dtype and mode, and returns their names. Layers of one codebook and
+// equal codes are tied again by one `weight`; a `bias` is the same Parameter as before. Subclasses
+// stay as they are. The codebooks are gone: make a new optimizer over model->parameters(). Source:
+// thesis §4.2.
+POMONA_API std::vector<std::string> to_dense_(torch::nn::Sequential& model);
 
 // y = x W^T + b on packed weights; not trainable. The product is float32, or as the precision of
 // the options says; input of another floating dtype is widened and the output has the input's
