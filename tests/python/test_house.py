@@ -55,6 +55,7 @@ HEADERS = {
     "file.h": ("encode", True),
     "packed.h": ("infer", True),
     "infer.h": ("infer", False),
+    "fisher.h": ("nn", False),
     "io.h": ("nn", False),
     "nn.h": ("nn", False),
     "optim.h": ("nn", False),
