@@ -200,8 +200,8 @@ std::optional<std::tuple<at::Tensor, at::Tensor, Mask>> read_shared(const FileRe
 
 // A matrix of the file as packed bytes: the dense weight is never made. `layout` empty: the likely
 // fastest that can hold it.
-at::Tensor read_packed(const FileReader& reader, const std::string& name,
-                       const std::string& layout, const std::string& precision) {
+at::Tensor read_packed(const FileReader& reader, const std::string& name, const std::string& layout,
+                       const std::string& precision) {
   const Weight weight = reader.read(name, torch_threads());
   PackOptions options{.precision = precision_of(precision)};
   if (!layout.empty()) {
