@@ -1,9 +1,10 @@
 """The Deep Compression table: two LeNets from training to the file, everything counted.
 
     python benchmarks/thesis/deep_compression.py [--seeds 3] [--jobs N] [--only NETWORK] [--quick]
-        [--keep FOLDER]
+        [--keep FOLDER [--kept-only]]
 
-`--keep` writes each trained network to a folder, and takes it from there the next time.
+`--keep` writes each trained network to a folder, and takes it from there the next time;
+`--kept-only` trains none.
 
 Three rows of networks. "12x pruned": the paper's densities, shared with 6 bits (LeNet-300-100) or 8
 and 5 bits (LeNet-5), linear initialization, two epochs of centroid training. "pruned once more":
@@ -207,12 +208,17 @@ def extreme(network: str, seed: int, quick: bool) -> dict[str, torch.nn.Module]:
     return {EXTREME: model}
 
 
+def kept_file(keep: Path, network: str, rows: tuple[str, ...], seed: int) -> Path:
+    """Where the networks of one training are kept."""
+    return keep / f"{network} {rows[0]} {seed}.pt"
+
+
 def run(
     network: str, rows: tuple[str, ...], seed: int, quick: bool, keep: Path | None
 ) -> dict[str, dict[str, Found]]:
     """Train one seed, or take it from where it is kept, and write the files of each row."""
     began = time.perf_counter()
-    kept = None if keep is None else keep / f"{network} {rows[0]} {seed}.pt"
+    kept = None if keep is None else kept_file(keep, network, rows, seed)
     if kept is not None and kept.exists():
         states = torch.load(kept, weights_only=True)
     else:
@@ -260,6 +266,7 @@ def main() -> None:
             case: [
                 pool.submit(run, *case, seed, arguments.quick, arguments.keep)
                 for seed in range(arguments.seeds)
+                if not arguments.kept_only or kept_file(arguments.keep, *case, seed).exists()
             ]
             for case in cases
         }
@@ -292,8 +299,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="a network, or a network and a row")
     parser.add_argument("--keep", type=Path, help="folder for the trained networks")
+    parser.add_argument("--kept-only", action="store_true", help="of the folder, and no other")
     parser.add_argument("--quick", action="store_true", help="an epoch each, to see that it runs")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.kept_only and arguments.keep is None:
+        parser.error("--kept-only wants --keep")
+    return arguments
 
 
 if __name__ == "__main__":
