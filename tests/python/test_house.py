@@ -59,6 +59,7 @@ HEADERS = {
     "io.h": ("nn", False),
     "nn.h": ("nn", False),
     "optim.h": ("nn", False),
+    "dead.h": ("nn", False),
     "retrain.h": ("nn", False),
     "scan.h": ("nn", True),
     "sensitivity.h": ("nn", False),

@@ -1,0 +1,67 @@
+#pragma once
+// Dead neurons leave a Sequential of LibTorch (thesis ch. 3): what pruning has left without inputs
+// or outputs. The same plan as pomona.remove_dead_ in Python (`dead_plan.h`).
+//
+//   auto removal = pomona::remove_dead_(model, images, {.pruners = {&pruner},
+//                                                       .optimizer = &optimizer});
+
+#include "pomona/dead_plan.h"
+#include "pomona/export.h"
+#include "pomona/prune.h"
+
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/optim/optimizer.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+namespace pomona {
+
+// What is left of a parameter or buffer.
+struct Kept {
+  std::string name;
+  std::vector<int64_t> shape;                       // as it was
+  std::map<int64_t, std::vector<int64_t>> indices;  // by dimension, those kept, ascending
+};
+
+// What remove_dead_ has cut.
+struct Removal {
+  std::vector<DeadRow> report;
+  std::vector<Kept> tensors;  // those that are smaller now
+  int64_t removed() const {
+    int64_t sum = 0;
+    for (const auto& row : report) sum += row.removed;
+    return sum;
+  }
+};
+
+// Whom a removal concerns besides the model.
+struct Removing {
+  std::vector<Pruner*> pruners{};  // that of a DSD is dsd.pruner()
+  torch::optim::Optimizer* optimizer = nullptr;
+};
+
+// What remove_dead_ would remove, layer by layer; the model stays as it is. `example` is an input
+// of the model, of which only the shape matters. Throws InvalidArgument when a module does not take
+// what comes.
+POMONA_API std::vector<DeadRow> dead_neurons(torch::nn::Sequential& model,
+                                             const at::Tensor& example);
+
+// Removes the neurons without inputs or without outputs; what the model computes stays. A neuron is
+// a row of a Linear or an output channel of a Conv1d, Conv2d or Conv3d, and leaves when what is
+// between it and the next layer treats each neuron by itself: element-wise activations, pooling,
+// dropout, BatchNorm, Flatten. When only its inputs are gone its output is a constant, which goes
+// into the bias of the next layer. It stays where that would not be exact (zero padding, a batch
+// norm in training) or not possible (no bias), and the report says so. Inputs and outputs of the
+// model stay, and each layer keeps a neuron. Other modules are not looked into: they end a chain.
+//
+// It may be called in the middle of training: parameters stay the same tensors, with gradients and
+// optimizer state (as `live` sees it) cut to what is left, and masks follow. Source: thesis ch. 3;
+// Han et al., Learning both Weights and Connections, NIPS 2015, §3.5. Throws InvalidArgument, and
+// everything is as it was: as dead_neurons(); a pruner with names or sizes that the model does not
+// have; LBFGS in the middle of its work, which holds one long vector.
+POMONA_API Removal remove_dead_(torch::nn::Sequential& model, const at::Tensor& example,
+                                const Removing& removing = {});
+
+}  // namespace pomona
