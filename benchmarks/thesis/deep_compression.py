@@ -274,7 +274,7 @@ def main() -> None:
     runs = {(n, row): [f[row] for f in found] for (n, rows), found in done.items() for row in rows}
     columns = ["network", "row", "file", "seeds", "weights", "bytes", "ratio", "error %"]
     columns += ["goal bytes", "goal %", "goal"]
-    order = [case for case in GOALS if case in runs]
+    order = [case for case in GOALS if runs.get(case)]
     table = [row for case in order for row in rows_of(*case, runs[case])]
     layers = [
         [network, *layer]
@@ -284,12 +284,15 @@ def main() -> None:
     ]
     layer_columns = ["network", "layer", "weights", "kept", "code bits", "Huffman"]
     layer_columns += ["gap bits", "Huffman ", "rate", "with Huffman"]
-    if arguments.quick or arguments.only:
+    if arguments.quick or (arguments.only and arguments.only not in NETWORKS):
         print(columns, *table, layer_columns, *layers, sep="\n")
         return
+    # A network by itself has tables of its own: those of both stay.
+    stem = "deep_compression" + arguments.only.lower().replace("-", "").replace("lenet", "_lenet")
+    title = arguments.only or "LeNets"
     keep = {" ".join(case): found for case, found in runs.items()}
-    write_table("deep_compression", "LeNets, compressed", columns, table, runs=keep)
-    write_table("deep_compression_layers", "LeNets by layer, seed 0", layer_columns, layers)
+    write_table(stem, f"{title}, compressed", columns, table, runs=keep)
+    write_table(f"{stem}_layers", f"{title} by layer, seed 0", layer_columns, layers)
 
 
 def parse_arguments() -> argparse.Namespace:
