@@ -27,6 +27,8 @@ template <class... Calls>
 struct Overloaded : Calls... {
   using Calls::operator()...;
 };
+template <class... Calls>
+Overloaded(Calls...) -> Overloaded<Calls...>;
 
 void check_is_packed(std::span<const std::byte> bytes) {
   if (bytes.size() >= sizeof(Csr16Header)) return;
