@@ -1,7 +1,5 @@
 #include "infer/csr16_kernel.h"
 
-#include "pomona/error.h"
-
 #include "base/text.h"
 
 #include <algorithm>
@@ -54,23 +52,17 @@ T* section(std::vector<std::byte>& bytes, int64_t at) {
   return reinterpret_cast<T*>(bytes.data() + at);
 }
 
-template <class Got>
-[[noreturn]] void refuse(const std::string& condition, const Got& got) {
-  throw InvalidArgument(text("check_packed: expected `packed` ", condition, ", got ", got,
-                             ". Pack the weight again."));
-}
-
 void check_starts(const Csr16View& matrix) {
   const int64_t segments = matrix.rows * matrix.panels;
   const auto* starts = matrix.row_starts;
-  if (starts[0] != 0) refuse("with row_starts from 0", starts[0]);
+  if (starts[0] != 0) refuse_packed("with row_starts from 0", starts[0]);
   for (int64_t s = 0; s < segments; ++s) {
     if (starts[s + 1] < starts[s]) {
-      refuse(text("with row_starts[", s + 1, "] of at least ", starts[s]), starts[s + 1]);
+      refuse_packed(text("with row_starts[", s + 1, "] of at least ", starts[s]), starts[s + 1]);
     }
   }
   if (starts[segments] != matrix.nnz) {
-    refuse(text("with row_starts up to nnz ", matrix.nnz), starts[segments]);
+    refuse_packed(text("with row_starts up to nnz ", matrix.nnz), starts[segments]);
   }
 }
 
@@ -82,7 +74,7 @@ void check_columns(const Csr16View& matrix) {
     for (int64_t e = matrix.row_starts[s]; e < matrix.row_starts[s + 1]; ++e) {
       const int64_t column = matrix.columns[e];
       if (column <= previous || column >= width) {
-        refuse(text("with columns[", e, "] above ", previous, " and below ", width), column);
+        refuse_packed(text("with columns[", e, "] above ", previous, " and below ", width), column);
       }
       previous = column;
     }
@@ -92,7 +84,7 @@ void check_columns(const Csr16View& matrix) {
 void check_codes(const Csr16View& matrix) {
   for (int64_t e = 0; e < matrix.nnz; ++e) {
     if (matrix.codes[e] >= matrix.centroids) {
-      refuse(text("with codes[", e, "] below ", matrix.centroids), int{matrix.codes[e]});
+      refuse_packed(text("with codes[", e, "] below ", matrix.centroids), int{matrix.codes[e]});
     }
   }
 }
@@ -125,22 +117,11 @@ std::vector<std::byte> pack_csr16(const Weight& weight) {
 }
 
 Csr16Header read_csr16_header(std::span<const std::byte> bytes) {
-  if (bytes.size() < sizeof(Csr16Header)) {
-    refuse(text("of at least ", sizeof(Csr16Header), " bytes"), bytes.size());
-  }
-  const auto misaligned = reinterpret_cast<uintptr_t>(bytes.data()) % alignof(int64_t);
-  if (misaligned != 0) refuse("to begin at a multiple of 8 bytes", text(misaligned, " past one"));
+  check_packed_start(bytes, sizeof(Csr16Header), Layout::kCsr16, kCsr16Version);
   Csr16Header header;
   std::memcpy(&header, bytes.data(), sizeof header);
-  if (header.magic != kPackedMagic) refuse("to begin with the bytes \"pmpk\"", "others");
-  if (header.layout != static_cast<uint8_t>(Layout::kCsr16)) {
-    refuse("of layout csr16 (1)", int{header.layout});
-  }
-  if (header.version != kCsr16Version) {
-    refuse(text("of version ", int{kCsr16Version}), int{header.version});
-  }
   if (header.size != static_cast<int64_t>(bytes.size())) {
-    refuse(text("of ", header.size, " bytes, as its header says"), bytes.size());
+    refuse_packed(text("of ", header.size, " bytes, as its header says"), bytes.size());
   }
   return header;
 }
@@ -166,18 +147,18 @@ Csr16View view_csr16(std::span<const std::byte> bytes) {
 
 Csr16View check_csr16(std::span<const std::byte> bytes) {
   const auto header = read_csr16_header(bytes);
-  if (header.rows < 0) refuse("with rows of at least 0", header.rows);
-  if (header.cols < 0) refuse("with cols of at least 0", header.cols);
-  if (header.nnz < 0) refuse("with nnz of at least 0", header.nnz);
+  if (header.rows < 0) refuse_packed("with rows of at least 0", header.rows);
+  if (header.cols < 0) refuse_packed("with cols of at least 0", header.cols);
+  if (header.nnz < 0) refuse_packed("with nnz of at least 0", header.nnz);
   if (header.centroids < 0 || header.centroids > kMaxCentroids) {
-    refuse("with centroids in 0..256", header.centroids);
+    refuse_packed("with centroids in 0..256", header.centroids);
   }
   const auto right = make_header(header.rows, header.cols, header.nnz, header.centroids);
   if (right.size != header.size) {
-    refuse(text("of ", right.size, " bytes for its rows, cols and nnz"), header.size);
+    refuse_packed(text("of ", right.size, " bytes for its rows, cols and nnz"), header.size);
   }
   if (std::memcmp(&right, &header, sizeof right) != 0) {
-    refuse("with the section offsets that its rows, cols and nnz give", "others");
+    refuse_packed("with the section offsets that its rows, cols and nnz give", "others");
   }
   const auto view = view_csr16(bytes);
   check_starts(view);

@@ -32,7 +32,7 @@
 #include "pomona/export.h"
 #include "pomona/packed.h"
 
-#include "infer/packed_magic.h"
+#include "infer/packed_header.h"
 
 #include <cstddef>
 #include <cstdint>

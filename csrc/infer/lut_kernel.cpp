@@ -1,6 +1,5 @@
 #include "infer/lut_kernel.h"
 
-#include "pomona/error.h"
 
 #include "base/text.h"
 
@@ -142,12 +141,6 @@ float total_of(const std::array<float, 2 * kLanes>& sums) {
   return lanes[0];
 }
 
-template <class Got>
-[[noreturn]] void refuse(const std::string& condition, const Got& got) {
-  throw InvalidArgument(text("check_packed: expected `packed` ", condition, ", got ", got,
-                             ". Pack the weight again."));
-}
-
 }  // namespace
 
 std::string why_not_lut(const Weight& matrix) {
@@ -179,25 +172,18 @@ std::vector<std::byte> pack_lut(const Weight& matrix) {
 }
 
 LutView check_lut(std::span<const std::byte> bytes) {
-  if (bytes.size() < sizeof(LutHeader)) {
-    refuse(text("of at least ", sizeof(LutHeader), " bytes"), bytes.size());
-  }
-  const auto misaligned = reinterpret_cast<uintptr_t>(bytes.data()) % alignof(int64_t);
-  if (misaligned != 0) refuse("to begin at a multiple of 8 bytes", text(misaligned, " past one"));
+  check_packed_start(bytes, sizeof(LutHeader), Layout::kLut, kLutVersion);
   LutView view;
   std::memcpy(&view.header, bytes.data(), sizeof view.header);
   const auto& h = view.header;
-  if (h.magic != kPackedMagic) refuse("to begin with the bytes \"pmpk\"", "others");
-  if (h.layout != static_cast<uint8_t>(Layout::kLut)) refuse("of layout lut (4)", int{h.layout});
-  if (h.version != kLutVersion) refuse(text("of version ", int{kLutVersion}), int{h.version});
   const auto most = static_cast<int64_t>(bytes.size()) * 2;  // two codes a byte
-  if (h.rows < 0 || h.rows > most) refuse("with rows that fit it", h.rows);
-  if (h.cols < 0 || h.cols > most) refuse("with cols that fit it", h.cols);
-  if (h.rows > 0 && h.cols > most / h.rows) refuse("with rows and cols that fit it", h.cols);
+  if (h.rows < 0 || h.rows > most) refuse_packed("with rows that fit it", h.rows);
+  if (h.cols < 0 || h.cols > most) refuse_packed("with cols that fit it", h.cols);
+  if (h.rows > 0 && h.cols > most / h.rows) refuse_packed("with rows and cols that fit it", h.cols);
   if (h.size != std::ssize(bytes) || h.size != lut_bytes(h.rows, h.cols)) {
-    refuse(text("of ", lut_bytes(h.rows, h.cols), " bytes"), bytes.size());
+    refuse_packed(text("of ", lut_bytes(h.rows, h.cols), " bytes"), bytes.size());
   }
-  if (h.nnz < 0 || h.nnz > h.rows * h.cols) refuse("with nnz of its shape", h.nnz);
+  if (h.nnz < 0 || h.nnz > h.rows * h.cols) refuse_packed("with nnz of its shape", h.nnz);
   view.codebook = reinterpret_cast<const float*>(bytes.data() + sizeof h);
   view.words = reinterpret_cast<const uint32_t*>(bytes.data() + sizeof h + kLutCodes * 4);
   return view;

@@ -19,7 +19,7 @@
 
 #include "base/isa.h"
 #include "infer/csr16_kernel.h"
-#include "infer/packed_magic.h"
+#include "infer/packed_header.h"
 
 #include <cstddef>
 #include <cstdint>

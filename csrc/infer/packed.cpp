@@ -188,8 +188,8 @@ std::vector<PackOptions> layouts_for(const Weight& weight, Precision precision) 
   precision_name(precision);
   const Weight matrix = with_few_values(checked_matrix(weight));
   std::vector<PackOptions> found;
-  // Tiles are for registers of 16 lanes; with others compressed rows are about as fast. Past about
-  // half of the weights the positions cost more than the zeros.
+  // Tiles are for registers of 16 lanes. Past about half of the weights positions cost more than
+  // zeros. Only a guess: pack_ measures.
   std::vector<Layout> order{Layout::kPgv, Layout::kPg32, Layout::kCsr16};
   if (!has_isa(Isa::kAvx512)) std::ranges::reverse(order);
   const bool is_full =

@@ -1,8 +1,7 @@
 #include "infer/packed_matrix.h"
 
-#include "pomona/error.h"
-
 #include "base/isa.h"
+#include "infer/packed_header.h"
 #include "infer/pg_kernel.h"
 
 #include <algorithm>
@@ -30,21 +29,12 @@ struct Overloaded : Calls... {
 template <class... Calls>
 Overloaded(Calls...) -> Overloaded<Calls...>;
 
-void check_is_packed(std::span<const std::byte> bytes) {
-  if (bytes.size() >= sizeof(Csr16Header)) return;
-  throw InvalidArgument("check_packed: expected `packed` of at least " +
-                        std::to_string(sizeof(Csr16Header)) + " bytes, got " +
-                        std::to_string(bytes.size()) + ". Pack the weight again.");
-}
-
-// What the header says; csr16 for what no layout says, whose check then refuses it.
+// csr16 for a layout that there is not, and for what is no buffer: its check then refuses it.
 Layout layout_in(std::span<const std::byte> bytes) {
-  uint8_t layout = 0;
-  std::memcpy(&layout, bytes.data() + offsetof(Csr16Header, layout), 1);
-  for (const Layout known : {Layout::kPg32, Layout::kPgv, Layout::kLut}) {
-    if (layout == static_cast<uint8_t>(known)) return known;
-  }
-  return Layout::kCsr16;
+  if (bytes.size() < sizeof(LutHeader)) return Layout::kCsr16;
+  const Layout named = named_layout(bytes);
+  const bool is_known = named == Layout::kPg32 || named == Layout::kPgv || named == Layout::kLut;
+  return is_known ? named : Layout::kCsr16;
 }
 
 // Memory for the views of x: a call of a small layer takes ten microseconds, a fresh allocation of
@@ -170,7 +160,6 @@ void multiply_matrix(const LutView& matrix, std::span<const float> x, int64_t ba
 }  // namespace
 
 PackedMatrix PackedMatrix::check(std::span<const std::byte> bytes) {
-  check_is_packed(bytes);
   switch (layout_in(bytes)) {
     case Layout::kCsr16:
       return PackedMatrix(check_csr16(bytes));
@@ -182,7 +171,6 @@ PackedMatrix PackedMatrix::check(std::span<const std::byte> bytes) {
 }
 
 PackedMatrix PackedMatrix::view(std::span<const std::byte> bytes) {
-  check_is_packed(bytes);
   switch (layout_in(bytes)) {
     case Layout::kCsr16:
       read_csr16_header(bytes);

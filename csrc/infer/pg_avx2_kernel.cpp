@@ -1,5 +1,5 @@
 // The AVX2 form of kFloat32: a table of 16 floats is two registers, so a window takes four permutes
-// and three blends. About a cycle for a slot (Zen 3), half of what compressed rows take.
+// and three blends.
 
 #include "infer/pg_vector_kernel.h"
 

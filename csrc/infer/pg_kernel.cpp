@@ -23,10 +23,6 @@ int64_t planes_of(const PgView& matrix) {
              : 1;
 }
 
-int64_t plane_bytes(const PgView& matrix) {
-  return pg_plane_bytes(pg_blocks(matrix.header.cols, matrix.form()));
-}
-
 // The natural view of a plane is elements in their order; the second has its words transposed.
 template <class Element>
 void lay_second_view(const PgView& matrix, Element* plane) {
@@ -45,7 +41,7 @@ template <class Element, class Convert>
 void lay_plane(const PgView& matrix, std::span<const float> x, std::byte* plane,
                const Convert& convert) {
   auto* elements = reinterpret_cast<Element*>(plane);
-  std::fill_n(elements, static_cast<size_t>(plane_bytes(matrix)) / sizeof(Element), Element{});
+  std::fill_n(elements, static_cast<size_t>(matrix.plane_bytes()) / sizeof(Element), Element{});
   std::ranges::transform(x, elements, convert);
   lay_second_view(matrix, elements);
 }
@@ -57,22 +53,11 @@ bool is_usable(const PgView& matrix, std::span<const float> x) {
   });
 }
 
-// The scale and offset that bring all of x into the unsigned range of its bits.
-void choose_scale(Precision precision, std::span<const float> x, PgInput& input) {
-  float low = 0, high = 0;
-  for (const float value : x) low = std::min(low, value), high = std::max(high, value);
-  const int32_t levels = precision == Precision::kFixed16 ? 65'536 : 256;
-  input.offset = low < 0 ? levels / 2 : 0;
-  const float largest = std::max(high, -low);
-  const auto most = static_cast<float>(low < 0 ? levels / 2 - 1 : levels - 1);
-  input.scale = largest > 0 ? largest / most : 1;
-  // A scale so small that its reciprocal is infinite: x is as good as 0.
-  if (!std::isfinite(1 / input.scale)) input.scale = std::numeric_limits<float>::min();
-}
-
 void lay_fixed_point(const PgView& matrix, std::span<const float> x, std::byte* planes,
                      PgInput& input) {
-  choose_scale(matrix.precision(), x, input);
+  float low = 0, high = 0;
+  for (const float value : x) low = std::min(low, value), high = std::max(high, value);
+  choose_pg_scale(matrix.precision(), low, high, input);
   const float inverse = 1 / input.scale;
   const auto whole = [&](float value) {
     return static_cast<int32_t>(std::lrint(value * inverse)) + input.offset;
@@ -84,7 +69,7 @@ void lay_fixed_point(const PgView& matrix, std::span<const float> x, std::byte* 
   }
   lay_plane<uint8_t>(matrix, x, planes,
                      [&](float value) { return static_cast<uint8_t>(whole(value) >> 8); });
-  lay_plane<uint8_t>(matrix, x, planes + plane_bytes(matrix),
+  lay_plane<uint8_t>(matrix, x, planes + matrix.plane_bytes(),
                      [&](float value) { return static_cast<uint8_t>(whole(value) & 255); });
 }
 
@@ -129,7 +114,7 @@ float bfloat16_sum(const PgView& matrix, const PgInput& input, const PgGroup& gr
   for_each_slot(matrix, group, lane, [&](const PgOffsets& offsets, PgSlot slot) {
     const auto x = [&](int64_t plane) {
       return float_from_bfloat16(
-          element_of<uint16_t>(input.planes + plane * plane_bytes(matrix), offsets, slot.index));
+          element_of<uint16_t>(input.planes + plane * matrix.plane_bytes(), offsets, slot.index));
     };
     const float w = float_from_bfloat16(book.high[slot.code]);
     high = std::fma(x(0), w, high);
@@ -148,7 +133,7 @@ float fixed_point_sum(const PgView& matrix, const PgInput& input, const PgGroup&
     int64_t x = element_of<uint8_t>(input.planes, offsets, slot.index);
     int64_t w = book.byte_high[slot.code];
     if (!is_int8) {
-      x = 256 * x + element_of<uint8_t>(input.planes + plane_bytes(matrix), offsets, slot.index);
+      x = 256 * x + element_of<uint8_t>(input.planes + matrix.plane_bytes(), offsets, slot.index);
       w = 256 * w + book.byte_low[slot.code];
     }
     sum += x * w;
@@ -199,8 +184,18 @@ RowSpan rows_of_block(const PgView& matrix, int64_t block) {
 
 }  // namespace
 
+void choose_pg_scale(Precision precision, float low, float high, PgInput& input) {
+  const int32_t levels = precision == Precision::kFixed16 ? 65'536 : 256;
+  input.offset = low < 0 ? levels / 2 : 0;
+  const float largest = std::max(high, -low);
+  const auto most = static_cast<float>(low < 0 ? levels / 2 - 1 : levels - 1);
+  input.scale = largest > 0 ? largest / most : 1;
+  // A scale so small that its reciprocal is infinite: x is as good as 0.
+  if (!std::isfinite(1 / input.scale)) input.scale = std::numeric_limits<float>::min();
+}
+
 int64_t pg_input_bytes(const PgView& matrix) {
-  return planes_of(matrix) * plane_bytes(matrix);
+  return planes_of(matrix) * matrix.plane_bytes();
 }
 
 bool has_pg_isa(const PgView& matrix, Isa isa) {
@@ -258,7 +253,7 @@ PgInput make_pg_input(const PgView& matrix, std::span<const float> x, std::span<
     case PgForm::kBFloat16:
       lay_plane<uint16_t>(matrix, x, planes.data(), bfloat16_from_float);
       if (planes_of(matrix) == 2) {
-        lay_plane<uint16_t>(matrix, x, planes.data() + plane_bytes(matrix), [](float value) {
+        lay_plane<uint16_t>(matrix, x, planes.data() + matrix.plane_bytes(), [](float value) {
           return bfloat16_from_float(value - float_from_bfloat16(bfloat16_from_float(value)));
         });
       }

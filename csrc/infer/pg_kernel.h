@@ -3,8 +3,7 @@
 // threads multiply blocks of 512 rows, each in the same order, so that the bits of y do not depend
 // on the threads.
 //
-// The plain form is the reference; the AVX-512 forms run about three cycles for a step of 16 slots
-// where memory keeps up (kFloat32: two permutes and a fused multiply-add).
+// The plain form is the reference; of kFloat32 and kBytes the others have its bits.
 //
 // Source: thesis §4.8; the arithmetic of each form is drawn in docs/kernels.md.
 

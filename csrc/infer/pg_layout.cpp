@@ -2,7 +2,6 @@
 
 #include "infer/pg_layout.h"
 
-#include "pomona/error.h"
 
 #include "base/text.h"
 
@@ -11,12 +10,6 @@
 
 namespace pomona {
 namespace {
-
-template <class Got>
-[[noreturn]] void refuse(const std::string& condition, const Got& got) {
-  throw InvalidArgument(text("check_packed: expected `packed` ", condition, ", got ", got,
-                             ". Pack the weight again."));
-}
 
 // The sections of a header in their order, and the bytes of each.
 struct Section {
@@ -42,18 +35,18 @@ std::array<Section, 10> sections_of(const PgHeader& h) {
 void check_lanes(const PgView& view) {
   const auto& blocks = view.blocks;
   if (blocks[0] != 0 || blocks.back() != view.groups.size()) {
-    refuse(text("with blocks from 0 to ", view.groups.size()), blocks.back());
+    refuse_packed(text("with blocks from 0 to ", view.groups.size()), blocks.back());
   }
   for (size_t b = 0; b + 1 < blocks.size(); ++b) {
     if (blocks[b + 1] < blocks[b] || blocks[b + 1] > view.groups.size()) {
-      refuse("with blocks that rise", blocks[b + 1]);
+      refuse_packed("with blocks that rise", blocks[b + 1]);
     }
     const auto first = static_cast<int64_t>(b) * kPgBlockRows;
     const int64_t last = std::min(first + kPgBlockRows, view.header.rows);
     for (size_t l = blocks[b] * kPgLanes; l < blocks[b + 1] * kPgLanes; ++l) {
       const uint32_t row = view.lanes[l];
       if (row != kPgNoRow && (row < first || row >= last)) {
-        refuse(text("with rows of block ", b, " in ", first, "..", last - 1), row);
+        refuse_packed(text("with rows of block ", b, " in ", first, "..", last - 1), row);
       }
     }
   }
@@ -64,18 +57,20 @@ void check_groups(const PgView& view) {
   for (const auto& schedule : view.schedules) {
     const auto end = uint64_t{schedule.begin} + schedule.steps;
     if (end > view.steps.size() || schedule.steps % static_cast<uint32_t>(shape.steps) != 0) {
-      refuse("with schedules within its steps", end);
+      refuse_packed("with schedules within its steps", end);
     }
   }
   const auto stream = static_cast<uint64_t>(view.header.stream_bytes);
   for (const auto& group : view.groups) {
-    if (group.schedule >= view.schedules.size()) refuse("with schedules of groups", group.schedule);
-    if (group.vectors < 1 || group.vectors > 4) refuse("with 1..4 vectors a group", group.vectors);
+    if (group.schedule >= view.schedules.size())
+      refuse_packed("with schedules of groups", group.schedule);
+    if (group.vectors < 1 || group.vectors > 4)
+      refuse_packed("with 1..4 vectors a group", group.vectors);
     const uint64_t steps = view.schedules[group.schedule].steps;
     const uint64_t size = steps / static_cast<uint64_t>(shape.steps) * group.vectors *
                           static_cast<uint64_t>(shape.bytes);
     if (group.stream_at > stream || size > stream - group.stream_at || group.stream_at % 64 != 0) {
-      refuse("with groups within its stream", group.stream_at);
+      refuse_packed("with groups within its stream", group.stream_at);
     }
   }
 }
@@ -85,19 +80,19 @@ void check_columns(const PgView& view) {
       std::min<int64_t>(pg_plane_bytes(pg_blocks(view.header.cols, view.form())), 1u << 31));
   for (const auto& step : view.steps) {
     for (const uint32_t offset : {step.first, step.second}) {
-      if (offset % 64 != 0 || offset >= plane) refuse("with steps within x", offset);
+      if (offset % 64 != 0 || offset >= plane) refuse_packed("with steps within x", offset);
     }
   }
   if (view.levels[0] != 0 || view.levels.back() != view.spilled.size()) {
-    refuse(text("with levels from 0 to ", view.spilled.size()), view.levels.back());
+    refuse_packed(text("with levels from 0 to ", view.spilled.size()), view.levels.back());
   }
   for (size_t v = 1; v < view.levels.size(); ++v) {
-    if (view.levels[v] < view.levels[v - 1]) refuse("with levels that rise", view.levels[v]);
+    if (view.levels[v] < view.levels[v - 1]) refuse_packed("with levels that rise", view.levels[v]);
   }
   for (const auto& level : view.spilled) {
     for (const uint32_t column : level.columns) {
       if (column >= view.header.cols && !(column == 0 && view.header.cols == 0)) {
-        refuse(text("with columns below ", view.header.cols), column);
+        refuse_packed(text("with columns below ", view.header.cols), column);
       }
     }
   }
@@ -111,42 +106,35 @@ std::span<const T> section(const std::byte* base, int64_t at, int64_t count) {
 }  // namespace
 
 PgHeader read_pg_header(std::span<const std::byte> bytes) {
-  if (bytes.size() < sizeof(PgHeader)) {
-    refuse(text("of at least ", sizeof(PgHeader), " bytes"), bytes.size());
-  }
-  const auto misaligned = reinterpret_cast<uintptr_t>(bytes.data()) % alignof(int64_t);
-  if (misaligned != 0) refuse("to begin at a multiple of 8 bytes", text(misaligned, " past one"));
+  const bool is_pgv = bytes.size() >= sizeof(PgHeader) && named_layout(bytes) == Layout::kPgv;
+  check_packed_start(bytes, sizeof(PgHeader), is_pgv ? Layout::kPgv : Layout::kPg32, kPgVersion);
   PgHeader header;
   std::memcpy(&header, bytes.data(), sizeof header);
-  if (header.magic != kPackedMagic) refuse("to begin with the bytes \"pmpk\"", "others");
-  if (header.version != kPgVersion)
-    refuse(text("of version ", int{kPgVersion}), int{header.version});
-  if (header.form > static_cast<uint8_t>(PgForm::kBytes)) refuse("of form 0..2", int{header.form});
+  if (header.form > static_cast<uint8_t>(PgForm::kBytes))
+    refuse_packed("of form 0..2", int{header.form});
   if (header.precision > static_cast<uint8_t>(Precision::kInt8)) {
-    refuse("of precision 0..3", int{header.precision});
+    refuse_packed("of precision 0..3", int{header.precision});
   }
   const auto is_bytes = static_cast<PgForm>(header.form) == PgForm::kBytes;
-  const auto layout = is_bytes ? Layout::kPgv : Layout::kPg32;
-  if (header.layout != static_cast<uint8_t>(layout)) {
-    refuse(text("of layout ", layout_name(layout)), int{header.layout});
-  }
+  if (is_bytes != is_pgv) refuse_packed("of a form that fits its layout", int{header.form});
   if (is_bytes != (static_cast<Precision>(header.precision) >= Precision::kFixed16)) {
-    refuse("of a precision that fits its form", int{header.precision});
+    refuse_packed("of a precision that fits its form", int{header.precision});
   }
   if (header.size != std::ssize(bytes)) {
-    refuse(text("of ", header.size, " bytes, as its header says"), bytes.size());
+    refuse_packed(text("of ", header.size, " bytes, as its header says"), bytes.size());
   }
   for (const int64_t count : {header.rows, header.cols, header.nnz, header.groups, header.schedules,
                               header.steps, header.levels, header.stream_bytes}) {
-    if (count < 0 || count > header.size * 8 * 64) refuse("with sizes that fit it", count);
+    if (count < 0 || count > header.size * 8 * 64) refuse_packed("with sizes that fit it", count);
   }
   int64_t end = (static_cast<int64_t>(sizeof(PgHeader)) + 63) / 64 * 64;
   for (const auto& section : sections_of(header)) {
-    if (section.at != end) refuse(text("with section ", section.name, " at ", end), section.at);
+    if (section.at != end)
+      refuse_packed(text("with section ", section.name, " at ", end), section.at);
     end += (section.count * section.item_bytes + 63) / 64 * 64;
-    if (end > header.size) refuse(text("of ", end, " bytes or more"), header.size);
+    if (end > header.size) refuse_packed(text("of ", end, " bytes or more"), header.size);
   }
-  if (end != header.size) refuse(text("of ", end, " bytes"), header.size);
+  if (end != header.size) refuse_packed(text("of ", end, " bytes"), header.size);
   return header;
 }
 

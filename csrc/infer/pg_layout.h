@@ -31,7 +31,7 @@
 #include "pomona/export.h"
 #include "pomona/packed.h"
 
-#include "infer/packed_magic.h"
+#include "infer/packed_header.h"
 #include "infer/pg_placement.h"
 #include "infer/pg_schedule.h"
 
@@ -104,10 +104,20 @@ struct alignas(64) PgCodebook {
 };
 static_assert(sizeof(PgCodebook) == 704);
 
+// Where a plane of views has its second view, and its size, in bytes.
+constexpr int64_t pg_second_at(int64_t blocks) {
+  return 64 * (blocks + 1);
+}
+constexpr int64_t pg_plane_bytes(int64_t blocks) {
+  return pg_second_at(blocks) + (blocks + 15) / 16 * 16 * 64;
+}
+
 struct PgView {
   PgHeader header;
   PgForm form() const { return static_cast<PgForm>(header.form); }
   Precision precision() const { return static_cast<Precision>(header.precision); }
+  // Of a plane of views of x.
+  int64_t plane_bytes() const { return pg_plane_bytes(pg_blocks(header.cols, form())); }
   std::span<const uint32_t> lanes{};  // the row of each, or kPgNoRow
   std::span<const PgGroup> groups{};
   std::span<const uint32_t> blocks{};  // the first group of each 512 rows, and an end
@@ -119,14 +129,6 @@ struct PgView {
   std::span<const PgSpilled> spilled{};
   const std::byte* stream = nullptr;
 };
-
-// Where a plane of views has its second view, and its size, in bytes.
-constexpr int64_t pg_second_at(int64_t blocks) {
-  return 64 * (blocks + 1);
-}
-constexpr int64_t pg_plane_bytes(int64_t blocks) {
-  return pg_second_at(blocks) + (blocks + 15) / 16 * 16 * 64;
-}
 
 // Why a matrix cannot have this layout; empty when it can. REQUIRES: as pack_csr16.
 POMONA_API std::string why_not_pg(const Weight& matrix, PgForm form, Precision precision);

@@ -5,8 +5,10 @@
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/modules/container/sequential.h>
 
+#include <optional>
 #include <string>
 #include <typeinfo>
+#include <vector>
 
 namespace pomona::nn {
 
@@ -31,10 +33,21 @@ inline torch::nn::AnyModule& layer_at(torch::nn::Sequential& model, size_t i) {
   return *(model->begin() + static_cast<std::ptrdiff_t>(i));
 }
 
-inline void put(torch::nn::Sequential& model, size_t i, const std::string& name,
-                const torch::nn::AnyModule& layer) {
-  layer_at(model, i) = layer;
-  model->replace_module(name, layer.ptr());
+// Puts what twin_of(name, layer) returns, where it returns something, into the layer's place; the
+// names of those. All twins are made first, so that nothing is replaced when one is refused.
+template <class TwinOf>
+std::vector<std::string> replace_layers(torch::nn::Sequential& model, const TwinOf& twin_of) {
+  const auto names = model->named_children().keys();
+  std::vector<std::optional<torch::nn::AnyModule>> twins;
+  for (size_t i = 0; i < model->size(); ++i) twins.push_back(twin_of(names[i], layer_at(model, i)));
+  std::vector<std::string> replaced;
+  for (size_t i = 0; i < twins.size(); ++i) {
+    if (!twins[i]) continue;
+    layer_at(model, i) = *twins[i];
+    model->replace_module(names[i], twins[i]->ptr());
+    replaced.push_back(names[i]);
+  }
+  return replaced;
 }
 
 }  // namespace pomona::nn

@@ -99,19 +99,10 @@ class Replacer {
 
 std::vector<std::string> to_dense_(torch::nn::Sequential& model) {
   const at::NoGradGuard no_grad;
-  const auto names = model->named_children().keys();
   Replacer replacer;
-  std::vector<std::string> replaced;
-  std::vector<std::optional<torch::nn::AnyModule>> twins;
-  for (size_t i = 0; i < model->size(); ++i) {
-    twins.push_back(replacer.twin_of(*layer_at(model, i).ptr()));
-  }
-  for (size_t i = 0; i < twins.size(); ++i) {
-    if (!twins[i]) continue;
-    put(model, i, names[i], *twins[i]);
-    replaced.push_back(names[i]);
-  }
-  return replaced;
+  return replace_layers(model, [&](const std::string&, const torch::nn::AnyModule& layer) {
+    return replacer.twin_of(*layer.ptr());
+  });
 }
 
 }  // namespace pomona::nn

@@ -151,19 +151,10 @@ std::vector<std::string> to_layers_(torch::nn::Sequential& model, const Sharer& 
     throw InvalidArgument("to_layers_: expected a shared model, got none. Call sharer.assign().");
   }
   const at::NoGradGuard no_grad;
-  const auto names = model->named_children().keys();
   Replacer replacer(model, sharer);
-  std::vector<std::optional<torch::nn::AnyModule>> twins;
-  for (size_t i = 0; i < model->size(); ++i) {
-    twins.push_back(replacer.twin_of(names[i], layer_at(model, i)));
-  }
-  std::vector<std::string> replaced;
-  for (size_t i = 0; i < twins.size(); ++i) {
-    if (!twins[i]) continue;
-    put(model, i, names[i], *twins[i]);
-    replaced.push_back(names[i]);
-  }
-  return replaced;
+  return replace_layers(model, [&](const std::string& name, torch::nn::AnyModule& layer) {
+    return replacer.twin_of(name, layer);
+  });
 }
 
 }  // namespace pomona::nn

@@ -199,19 +199,17 @@ std::optional<std::tuple<at::Tensor, at::Tensor, Mask>> read_shared(const FileRe
 }
 
 // A matrix of the file as packed bytes: the dense weight is never made. `layout` empty: the likely
-// fastest that can hold it.
+// fastest that can hold it, in float32 where none can in this precision.
 at::Tensor read_packed(const FileReader& reader, const std::string& name, const std::string& layout,
                        const std::string& precision) {
   const Weight weight = reader.read(name, torch_threads());
-  PackOptions options{.precision = precision_of(precision)};
+  const Precision wanted = precision_of(precision);
   if (!layout.empty()) {
-    options.layout = layout_of(layout);
-  } else if (const auto found = layouts_for(weight, options.precision); !found.empty()) {
-    options = found.front();
-  } else {
-    options.layout = Layout::kPgv;  // which says why it cannot
+    return to_tensor(pack(weight, {.layout = layout_of(layout), .precision = wanted}));
   }
-  return to_tensor(pack(weight, options));
+  auto found = layouts_for(weight, wanted);
+  if (found.empty()) found = layouts_for(weight);
+  return to_tensor(pack(weight, found.front()));
 }
 
 void bind_reader(py::module_& m) {

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from . import _C
-from ._packed_linear import Layout, PackedLinear, Precision
+from ._packed_linear import Layout, PackedLinear, Precision, done_precision
 from ._shell import clean_name
 
 # A matrix that keeps more than this and shares nothing is loaded as it is.
@@ -38,15 +38,17 @@ def load_packed_(
         model: of the names and shapes of the file; on the CPU or the meta device.
         path: the file.
         precision: what packed layers compute in; a layer that has no layout in it is packed in
-            "fp32".
+            "fp32", and all are where this processor has no instructions for it (which is said
+            once).
         layout: of the packed layers; None: the likely fastest on this machine.
 
     Returns:
         The names of the packed layers.
 
     Raises:
-        InvalidArgument: names, shapes or dtypes do not fit (all are listed), a layout that cannot
-            hold a layer, a model on another device, a buffer without data that no file holds.
+        InvalidArgument: names, shapes or dtypes do not fit (all are listed), an unknown precision
+            or layout, a layout that cannot hold a layer, a model on another device, a buffer
+            without data that no file holds.
         CorruptFile, OSError: as :func:`pomona.load_`. The model is as it was after any error.
 
     Example:
@@ -61,6 +63,7 @@ def load_packed_(
         ['0']
     """
     _check_model(model)
+    precision = done_precision("load_packed_", precision)
     reader = _C.FileReader(Path(path))
     state = {clean_name(n): value for n, value in model.state_dict(keep_vars=True).items()}
     _check_contents(state, reader.entries)
@@ -72,7 +75,9 @@ def load_packed_(
         for prefix, module in model.named_modules(remove_duplicate=False)
         if id(module) in replaced
     }
-    packed = {name: _packed(reader, f"{name}.weight", precision, layout) for name in linears}
+    packed = {
+        name: reader.read_packed(f"{name}.weight", layout or "", precision) for name in linears
+    }
     dense = {name: reader.read(name) for name in state if name not in weights}
     _put_dense(model, dense)
     for name, places in linears.items():
@@ -141,17 +146,6 @@ def _linears(model: nn.Module, entries: dict[str, _C.FileEntry]) -> dict[str, Pl
             name = names.setdefault(id(module), name)
             found.setdefault(name, []).append((parent, attribute, module))
     return found
-
-
-def _packed(
-    reader: _C.FileReader, name: str, precision: Precision, layout: Layout | None
-) -> torch.Tensor:
-    try:
-        return reader.read_packed(name, layout or "", precision)
-    except _C.InvalidArgument:
-        if layout is not None or precision == "fp32":
-            raise
-        return reader.read_packed(name, "", "fp32")
 
 
 def _check_bufferless(model: nn.Module, state: dict[str, torch.Tensor]) -> None:

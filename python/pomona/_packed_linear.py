@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import functools
+import logging
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -16,6 +18,28 @@ _packed_weight = torch.ops.pomona.packed_weight.default
 
 Layout = Literal["csr16", "pg32", "pgv", "lut"]
 Precision = Literal["fp32", "bf16", "fixed16", "int8"]
+
+
+PRECISIONS = get_args(Precision)
+
+_log = logging.getLogger("pomona")
+
+
+def done_precision(what: str, precision: Precision) -> Precision:
+    """What this processor has instructions for; another one is done in fp32, which is said once."""
+    if precision not in PRECISIONS:
+        raise _C.InvalidArgument(
+            f"{what}: expected `precision` to be fp32, bf16, fixed16 or int8, got {precision!r}."
+        )
+    if precision in _C.fast_precisions():
+        return precision
+    _say_once(f"{what}: this processor has no instructions for {precision}; packing in fp32")
+    return "fp32"
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    _log.warning(message)
 
 
 def _pack(weight: torch.Tensor, layout: Layout | None, precision: Precision) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import statistics
 import time
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 from . import _C
-from ._packed_linear import Precision
+from ._packed_linear import Precision, done_precision
 from ._shell import clean_name
 from .nn import PackedLinear, SharedLinear
 from .report import percent, shape_text, text_table
@@ -153,7 +152,10 @@ def pack_(
         ['0']
     """
     _check_model(model)
-    precision, verify = _checked_precision(precision, verify)
+    if verify is not None and not (isinstance(verify, (int, float)) and verify > 0):
+        raise _C.InvalidArgument(f"pack_: expected `verify` to be above 0, got {verify!r}.")
+    precision = done_precision("pack_", precision)
+    verify = _VERIFY[precision] if verify is None else verify
     layers = _find_layers(model)
     _check_finite(layers)
     candidates = [layer for layer in layers if not layer.why_not()]
@@ -259,25 +261,6 @@ def _describe(example: Any) -> str:
     if isinstance(example, torch.Tensor):
         return f"{example.dtype} {list(example.shape)} on {example.device}"
     return type(example).__name__
-
-
-def _checked_precision(precision: Precision, verify: float | None) -> tuple[Precision, float]:
-    """What can be done here, and how far it may be off."""
-    if precision not in _VERIFY:
-        raise _C.InvalidArgument(
-            f"pack_: expected `precision` to be fp32, bf16, fixed16 or int8, got {precision!r}."
-        )
-    if verify is not None and not (isinstance(verify, (int, float)) and verify > 0):
-        raise _C.InvalidArgument(f"pack_: expected `verify` to be above 0, got {verify!r}.")
-    if precision not in _C.fast_precisions():
-        _say_once(f"pack_: this processor has no instructions for {precision}; packing in fp32")
-        precision = "fp32"
-    return precision, _VERIFY[precision] if verify is None else verify
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    _log.warning(message)
 
 
 def _decide(

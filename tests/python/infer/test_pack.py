@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import pomona
-from pomona import InvalidArgument, infer
+from pomona import InvalidArgument, _packed_linear, infer
 from pomona.nn import PackedLinear, SharedLinear
 
 
@@ -114,7 +114,7 @@ def test_a_layer_whose_outputs_would_change_too_much_stays(monkeypatch):
 @pytest.mark.usefixtures("packed_wins")
 def test_a_precision_that_the_processor_lacks_is_done_in_fp32_and_said_once(monkeypatch, caplog):
     monkeypatch.setattr(infer._C, "fast_precisions", lambda: ["fp32"])
-    infer._say_once.cache_clear()
+    _packed_linear._say_once.cache_clear()
     with caplog.at_level(logging.WARNING, logger="pomona"):
         for _ in range(2):
             model = shared_net()

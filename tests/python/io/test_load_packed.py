@@ -70,7 +70,8 @@ def test_the_loaded_model_computes_the_same(trained, path, make, layout):
     assert isinstance(model.conv.weight, nn.Parameter)
 
 
-def test_a_precision_that_a_layer_cannot_have_becomes_fp32(trained, tmp_path):
+def test_a_precision_that_a_layer_cannot_have_becomes_fp32(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(pomona._C, "fast_precisions", lambda: ["fp32", "int8"])
     trained.last.weight.data[:, ::3] = 0  # pruned, with too many values for slots
     trained.last.weight.data[:, 1::3] = 0
     pomona.save(trained, tmp_path / "other.pomona")
@@ -82,6 +83,27 @@ def test_a_precision_that_a_layer_cannot_have_becomes_fp32(trained, tmp_path):
     assert (model.hidden.precision, model.last.precision) == ("int8", "fp32")
     with pytest.raises(InvalidArgument, match=r"`last.weight` to fit pgv in int8"):
         pomona.load_packed_(on_meta(), tmp_path / "other.pomona", precision="int8", layout="pgv")
+
+
+def test_a_precision_that_the_processor_lacks_becomes_fp32(path, monkeypatch):
+    monkeypatch.setattr(pomona._C, "fast_precisions", lambda: ["fp32"])
+    model = on_meta()
+    pomona.load_packed_(model, path, precision="int8")
+    assert model.hidden.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp8"}, "load_packed_: expected `precision` to be fp32, bf16, fixed16 or"),
+        ({"layout": "csr"}, "expected `layout` to be csr16, pg32, pgv or lut, got csr"),
+    ],
+)
+def test_refuses_unknown_options(path, options, message):
+    model = on_meta()
+    with pytest.raises(InvalidArgument, match=message):
+        pomona.load_packed_(model, path, **options)
+    assert type(model.hidden) is nn.Linear
 
 
 def test_an_existing_model_keeps_its_parameters(trained, path):
