@@ -2,6 +2,7 @@
 
 #include "pomona/error.h"
 
+#include "error_of.h"
 #include "temporary_folder.h"
 
 #include <gtest/gtest.h>
@@ -17,21 +18,12 @@ namespace {
 using pomona::FileError;
 using pomona::NewFile;
 using pomona::testing::contents_of;
+using pomona::testing::error_of;
 using pomona::testing::TemporaryFolder;
 using pomona::testing::write_contents;
 
 std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text));
-}
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const FileError& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 void save(const std::filesystem::path& path, std::string_view text) {
@@ -123,16 +115,19 @@ TEST(NewFile, OfABareNameStandsInTheWorkingFolder) {
 
 TEST(NewFile, RefusesAFolderThatIsNotThere) {
   const TemporaryFolder folder;
-  EXPECT_NE(error_of([&] { NewFile(folder / "none/a"); }).find("No such file"), std::string::npos);
-  EXPECT_NE(error_of([&] { NewFile(std::filesystem::path()); }).find("No such file"),
+  EXPECT_NE(error_of<FileError>([&] { NewFile(folder / "none/a"); }).find("No such file"),
+            std::string::npos);
+  EXPECT_NE(error_of<FileError>([&] { NewFile(std::filesystem::path()); }).find("No such file"),
             std::string::npos);
 }
 
 TEST(NewFile, RefusesAFolderOrADeviceInPlaceOfAFile) {
   const TemporaryFolder folder;
-  EXPECT_NE(error_of([&] { NewFile(folder.path()); }).find("Is a directory"), std::string::npos);
-  EXPECT_NE(error_of([&] { NewFile(folder / "none/"); }).find("Is a directory"), std::string::npos);
-  EXPECT_NE(error_of([&] { NewFile("/dev/null"); }).find("expected a regular file"),
+  EXPECT_NE(error_of<FileError>([&] { NewFile(folder.path()); }).find("Is a directory"),
+            std::string::npos);
+  EXPECT_NE(error_of<FileError>([&] { NewFile(folder / "none/"); }).find("Is a directory"),
+            std::string::npos);
+  EXPECT_NE(error_of<FileError>([&] { NewFile("/dev/null"); }).find("expected a regular file"),
             std::string::npos);
 }
 
@@ -141,9 +136,11 @@ TEST(NewFile, RefusesAFolderOrAFileWithoutPermission) {
   const TemporaryFolder folder;
   write_contents(folder / "a", "old");
   chmod((folder / "a").c_str(), 0400);
-  EXPECT_NE(error_of([&] { NewFile(folder / "a"); }).find("Permission"), std::string::npos);
+  EXPECT_NE(error_of<FileError>([&] { NewFile(folder / "a"); }).find("Permission"),
+            std::string::npos);
   chmod(folder.path().c_str(), 0500);
-  EXPECT_NE(error_of([&] { NewFile(folder / "b"); }).find("Permission"), std::string::npos);
+  EXPECT_NE(error_of<FileError>([&] { NewFile(folder / "b"); }).find("Permission"),
+            std::string::npos);
 }
 
 TEST(NewFile, OnAFullDiskLeavesTheOldFileWholeAndNothingBehind) {
@@ -153,7 +150,7 @@ TEST(NewFile, OnAFullDiskLeavesTheOldFileWholeAndNothingBehind) {
   {
     NewFile file(folder / "a");
     const FullDisk full(1000);
-    EXPECT_NE(error_of([&] { file.append(bytes_of(large)); }).find("File too large"),
+    EXPECT_NE(error_of<FileError>([&] { file.append(bytes_of(large)); }).find("File too large"),
               std::string::npos);
     EXPECT_FALSE(file.is_open());
     EXPECT_EQ(folder.file_count(), 1u);

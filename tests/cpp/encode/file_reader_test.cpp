@@ -5,6 +5,7 @@
 #include "base/little_endian.h"
 #include "base/varint.h"
 #include "encode/random_weights.h"
+#include "error_of.h"
 #include "temporary_folder.h"
 
 #include <gtest/gtest.h>
@@ -27,18 +28,9 @@ using pomona::make_weight;
 using pomona::Weight;
 using pomona::testing::bytes_of;
 using pomona::testing::contents_of;
+using pomona::testing::error_of;
 using pomona::testing::TemporaryFolder;
 using pomona::testing::write_contents;
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 // Some bytes as a file, read whole.
 class Damaged {
@@ -113,7 +105,7 @@ TEST(FileReader, RefusesANameThatIsNotThereAndListsThoseThatAre) {
   const TemporaryFolder folder;
   write_contents(folder / "a", small_file());
   const FileReader reader(folder / "a");
-  const std::string error = error_of([&] { reader.read("fc1"); });
+  const std::string error = error_of<std::exception>([&] { reader.read("fc1"); });
   EXPECT_NE(error.find("got 'fc1'. It holds: fc, bias, step."), std::string::npos) << error;
 }
 
@@ -149,7 +141,9 @@ TEST(FileReader, RefusesANewerVersionWithARightChecksum) {
     std::memcpy(bytes.data() + 12, &checksum, 4);
     write_contents(folder / "a", bytes);
     EXPECT_THROW(FileReader(folder / "a"), InvalidArgument);
-    EXPECT_NE(error_of([&] { FileReader(folder / "a"); }).find("written by a newer version"),
+    EXPECT_NE(error_of<std::exception>([&] {
+                FileReader(folder / "a");
+              }).find("written by a newer version"),
               std::string::npos);
   }
 }
@@ -250,7 +244,7 @@ TEST(FileReader, NamesTheDamagedSectionAndItsByte) {
   write_contents(folder / "a", bytes);
   const FileReader reader(folder / "a");
   EXPECT_NO_THROW(reader.read("bias"));
-  const std::string error = error_of([&] { reader.read("fc"); });
+  const std::string error = error_of<std::exception>([&] { reader.read("fc"); });
   EXPECT_NE(error.find("fc at byte 16: "), std::string::npos) << error;
   EXPECT_THROW(reader.verify(), CorruptFile);
 }
@@ -296,7 +290,7 @@ TEST(FileReader, RefusesMemoryOfAnotherSize) {
   const FileReader reader(folder / "a");
   std::vector<std::byte> dense(11);
   const FileReader::Target target{"bias", dense};
-  EXPECT_EQ(error_of([&] { reader.read_into(std::span(&target, 1)); }),
+  EXPECT_EQ(error_of<std::exception>([&] { reader.read_into(std::span(&target, 1)); }),
             "FileReader: expected `dense` of 12 bytes for 'bias', got 11.");
 }
 
@@ -477,7 +471,7 @@ TEST(FileReader, SkipsSectionsThatMayBeSkippedAndRefusesThoseThatMayNot) {
     for (const auto byte : directory) file += static_cast<char>(byte);
     for (const auto byte : footer) file += static_cast<char>(byte);
     write_contents(folder / "a", file);
-    return error_of([&] { FileReader(folder / "a").verify(); });
+    return error_of<std::exception>([&] { FileReader(folder / "a").verify(); });
   };
   EXPECT_EQ(with_extra(2), "no error");
   EXPECT_NE(with_extra(3).find("got kind 3. It was written by a newer version"), std::string::npos);

@@ -2,6 +2,7 @@
 #include "pomona/file.h"
 
 #include "encode/random_weights.h"
+#include "error_of.h"
 #include "temporary_folder.h"
 
 #include <gtest/gtest.h>
@@ -27,18 +28,9 @@ using pomona::Mask;
 using pomona::Weight;
 using pomona::testing::bytes_of;
 using pomona::testing::contents_of;
+using pomona::testing::error_of;
 using pomona::testing::TemporaryFolder;
 using pomona::testing::write_contents;
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 // Writes the weights, reads them back, compares, and returns the entries.
 std::vector<FileEntry> round_trip(const std::vector<Weight>& weights, Coding coding = {}) {
@@ -277,7 +269,8 @@ TEST(FileWriter, RefusesGapBitsOutsideTheirRangeBeforeItOpensAFile) {
   const TemporaryFolder folder;
   for (const int bits : {-1, 1, 17}) {
     EXPECT_EQ(
-        error_of([&] { FileWriter(folder / "a", {.gap_bits = bits, .parallel = {}}); }),
+        error_of<std::exception>(
+            [&] { FileWriter(folder / "a", {.gap_bits = bits, .parallel = {}}); }),
         "FileWriter: expected `gap_bits` to be 0 or in 2..16, got " + std::to_string(bits) + ".");
   }
   EXPECT_EQ(folder.file_count(), 0u);
@@ -289,8 +282,9 @@ TEST(FileWriter, RefusesABadWeightAndGoesOn) {
   writer.add(floats("w", {1}));
   Weight broken = floats("x", {1});
   broken.values.clear();
-  EXPECT_NE(error_of([&] { writer.add(broken); }).find("weight 'x'"), std::string::npos);
-  EXPECT_EQ(error_of([&] { writer.add(floats("w", {2})); }),
+  EXPECT_NE(error_of<std::exception>([&] { writer.add(broken); }).find("weight 'x'"),
+            std::string::npos);
+  EXPECT_EQ(error_of<std::exception>([&] { writer.add(floats("w", {2})); }),
             "FileWriter: expected names that differ, got 'w' twice.");
   writer.add(floats("x", {2}));
   writer.commit();
@@ -301,9 +295,11 @@ TEST(FileWriter, RefusesToGoOnAfterCommit) {
   const TemporaryFolder folder;
   FileWriter writer(folder / "a");
   writer.commit();
-  EXPECT_NE(error_of([&] { writer.commit(); }).find("expected an open file"), std::string::npos);
-  EXPECT_NE(error_of([&] { writer.add(floats("w", {1})); }).find("expected an open file"),
+  EXPECT_NE(error_of<std::exception>([&] { writer.commit(); }).find("expected an open file"),
             std::string::npos);
+  EXPECT_NE(
+      error_of<std::exception>([&] { writer.add(floats("w", {1})); }).find("expected an open file"),
+      std::string::npos);
 }
 
 TEST(FileWriter, OnAFullDiskThrowsAndLeavesTheOldFileWhole) {

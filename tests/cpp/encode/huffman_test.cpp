@@ -1,6 +1,8 @@
 #include "pomona/encode.h"
 #include "pomona/error.h"
 
+#include "error_of.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -14,19 +16,10 @@ namespace {
 using pomona::canonical_codes;
 using pomona::huffman_lengths;
 using pomona::InvalidArgument;
+using pomona::testing::error_of;
 
 using Counts = std::vector<uint64_t>;
 using Lengths = std::vector<uint8_t>;
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const InvalidArgument& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 uint64_t cost(const Counts& counts, const Lengths& lengths) {
   uint64_t bits = 0;

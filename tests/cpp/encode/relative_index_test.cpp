@@ -2,6 +2,7 @@
 #include "pomona/error.h"
 
 #include "encode/gap_symbols.h"
+#include "error_of.h"
 
 #include <gtest/gtest.h>
 
@@ -15,21 +16,12 @@ using pomona::Mask;
 using pomona::relative_index;
 using pomona::RelativeIndex;
 using pomona::StoredEntry;
+using pomona::testing::error_of;
 
 Mask mask_at(int64_t size, const std::vector<int64_t>& positions) {
   Mask mask(size, false);
   for (const int64_t position : positions) mask.set(position, true);
   return mask;
-}
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const InvalidArgument& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 using Gaps = std::vector<uint32_t>;

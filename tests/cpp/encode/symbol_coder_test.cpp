@@ -5,6 +5,7 @@
 #include "pomona/file.h"
 
 #include "base/bit_io.h"
+#include "error_of.h"
 
 #include <gtest/gtest.h>
 
@@ -19,20 +20,11 @@ using pomona::CorruptFile;
 using pomona::decode_symbols;
 using pomona::encode_symbols;
 using pomona::InvalidArgument;
+using pomona::testing::error_of;
 
 using Symbols = std::vector<uint8_t>;
 
 constexpr Coder kCoders[] = {Coder::kFixed, Coder::kHuffman, Coder::kRans};
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 // Symbols with a skewed distribution.
 Symbols random_symbols(std::mt19937_64& rng, size_t count, uint64_t alphabet) {
@@ -84,13 +76,13 @@ TEST(SymbolCoder, TakesAboutTheBitsThatCodedSizeSays) {
 }
 
 TEST(SymbolCoder, RefusesToEncodeWhatItCannot) {
-  EXPECT_EQ(error_of([] {
+  EXPECT_EQ(error_of<std::exception>([] {
               encode_symbols(Symbols{1, 5}, 5);
             }),
             "symbols: expected symbols below 5, got 5 at 1.");
-  EXPECT_EQ(error_of([] { encode_symbols(Symbols{}, 0); }),
+  EXPECT_EQ(error_of<std::exception>([] { encode_symbols(Symbols{}, 0); }),
             "symbols: expected `alphabet` in 1..256, got 0.");
-  EXPECT_EQ(error_of([] { encode_symbols(Symbols{1}, 2, Coder::kContext); }),
+  EXPECT_EQ(error_of<std::exception>([] { encode_symbols(Symbols{1}, 2, Coder::kContext); }),
             "symbols: expected `coder` fixed, Huffman or rANS, got number 3.");
   EXPECT_THROW(decode_symbols({}, 0, 257), InvalidArgument);
   EXPECT_THROW(decode_symbols({}, -1, 256), InvalidArgument);
@@ -152,7 +144,7 @@ TEST(SymbolCoder, DecodesATableMadeByHand) {
 
 TEST(SymbolCoder, RefusesBrokenTables) {
   const auto error = [](const std::vector<int>& lengths) {
-    return error_of([&] { decode_symbols(with_table(lengths, 0, 8), 8, 4); });
+    return error_of<std::exception>([&] { decode_symbols(with_table(lengths, 0, 8), 8, 4); });
   };
   EXPECT_NE(error({1, 1, 1}).find("over-subscribed"), std::string::npos);
   EXPECT_NE(error({2, 2, 2}).find("under-subscribed"), std::string::npos);
@@ -165,12 +157,15 @@ TEST(SymbolCoder, RefusesBrokenTables) {
 
 TEST(SymbolCoder, RefusesFixedWidthSymbolsOutsideTheAlphabetOrTooWide) {
   const auto bytes = encode_symbols(Symbols{0, 3, 1, 2}, 4, Coder::kFixed);
-  EXPECT_NE(error_of([&] { decode_symbols(bytes, 4, 3, Coder::kFixed); }).find("below 3, got 3"),
+  EXPECT_NE(error_of<std::exception>([&] {
+              decode_symbols(bytes, 4, 3, Coder::kFixed);
+            }).find("below 3, got 3"),
             std::string::npos);
   const std::vector<std::byte> wide{std::byte{9}};
-  EXPECT_NE(
-      error_of([&] { decode_symbols(wide, 0, 3, Coder::kFixed); }).find("at most 8 bits, got 9"),
-      std::string::npos);
+  EXPECT_NE(error_of<std::exception>([&] {
+              decode_symbols(wide, 0, 3, Coder::kFixed);
+            }).find("at most 8 bits, got 9"),
+            std::string::npos);
 }
 
 TEST(CheapestCoder, TakesFixedWidthWhereATableDoesNotPay) {

@@ -2,6 +2,8 @@
 
 #include "pomona/error.h"
 
+#include "error_of.h"
+
 #include <gtest/gtest.h>
 
 #include <random>
@@ -15,18 +17,9 @@ using pomona::InterleavedBank;
 using pomona::InvalidArgument;
 using pomona::Mask;
 using pomona::Weight;
+using pomona::testing::error_of;
 
 using Bytes = std::vector<uint8_t>;
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const InvalidArgument& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 // A matrix from stored codes, 0 for a pruned weight; centroids 0, 1, 2, ...
 Weight matrix(int64_t rows, int64_t cols, const Bytes& stored, int64_t centroids = 15) {

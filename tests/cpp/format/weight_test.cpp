@@ -3,6 +3,7 @@
 #include "pomona/error.h"
 
 #include "base/float16.h"
+#include "error_of.h"
 
 #include <gtest/gtest.h>
 
@@ -19,6 +20,7 @@ using pomona::InvalidArgument;
 using pomona::make_weight;
 using pomona::Mask;
 using pomona::Weight;
+using pomona::testing::error_of;
 
 template <class T>
 std::vector<std::byte> bytes_of(const std::vector<T>& values) {
@@ -29,16 +31,6 @@ std::vector<std::byte> bytes_of(const std::vector<T>& values) {
 
 Weight from_floats(const std::vector<float>& values) {
   return make_weight("w", DType::kFloat32, {static_cast<int64_t>(values.size())}, bytes_of(values));
-}
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const InvalidArgument& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // A shared weight: 1 0 | 2 1.

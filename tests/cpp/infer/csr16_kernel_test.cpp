@@ -3,6 +3,8 @@
 #include "pomona/error.h"
 #include "pomona/packed.h"
 
+#include "error_of.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -24,6 +26,7 @@ using pomona::make_weight;
 using pomona::pack;
 using pomona::Packed;
 using pomona::Weight;
+using pomona::testing::error_of;
 
 struct Matrix {
   int64_t rows = 0, cols = 0;
@@ -257,15 +260,6 @@ TEST(Csr16, DescribesItself) {
   EXPECT_EQ(again.cols, 9);
   EXPECT_EQ(again.nnz, packed.nnz);
   EXPECT_EQ(again.bytes, packed.bytes);
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const InvalidArgument& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // The message holds these words.

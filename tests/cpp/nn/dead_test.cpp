@@ -3,6 +3,8 @@
 #include "pomona/error.h"
 #include "pomona/optim.h"
 
+#include "error_of.h"
+
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/randn.h>
@@ -20,24 +22,15 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <string>
 #include <vector>
 
 namespace {
 
+using pomona::testing::error_of;
 using torch::nn::Linear;
 using torch::nn::Sequential;
 using torch::nn::Tanh;
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 at::Tensor weight(Sequential& model, const std::string& name) {
   return model->named_parameters()[name + ".weight"].data();

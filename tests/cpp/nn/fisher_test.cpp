@@ -3,6 +3,8 @@
 #include "pomona/error.h"
 #include "pomona/optim.h"
 
+#include "error_of.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
@@ -22,6 +24,7 @@
 
 namespace {
 
+using pomona::testing::error_of;
 torch::nn::Sequential network() {
   torch::manual_seed(0);
   return torch::nn::Sequential(torch::nn::Linear(6, 5), torch::nn::Dropout(0.5), torch::nn::Tanh(),
@@ -41,15 +44,6 @@ auto losses(torch::nn::Sequential& model, const std::vector<at::Tensor>& inputs)
     if (next == inputs.size()) return at::Tensor();
     return model->forward(inputs[next++]).square().mean();
   };
-}
-
-std::string error_of(const auto& f) {
-  try {
-    f();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "";
 }
 
 TEST(Fisher, IsTheMeanOfSquaredGradients) {

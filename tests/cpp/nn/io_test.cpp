@@ -4,6 +4,7 @@
 #include "pomona/nn.h"
 
 #include "../temporary_folder.h"
+#include "error_of.h"
 
 #include <ATen/ops/equal.h>
 #include <ATen/ops/ones.h>
@@ -16,12 +17,12 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <limits>
 #include <string>
 
 namespace {
 
+using pomona::testing::error_of;
 using pomona::testing::TemporaryFolder;
 
 torch::nn::Sequential net() {
@@ -41,15 +42,6 @@ void expect_same(const torch::nn::Module& a, const torch::nn::Module& b) {
   for (const auto& item : a.named_buffers()) {
     EXPECT_TRUE(at::equal(item.value(), b.named_buffers()[item.key()])) << item.key();
   }
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Io, AModelComesBack) {

@@ -2,6 +2,8 @@
 
 #include "pomona/error.h"
 
+#include "error_of.h"
+
 #include <torch/nn/functional/loss.h>
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/container/sequential.h>
@@ -14,13 +16,13 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace {
 
+using pomona::testing::error_of;
 using torch::optim::Optimizer;
 
 torch::nn::Sequential network() {
@@ -31,16 +33,6 @@ torch::nn::Sequential network() {
 pomona::Pruner pruner_of(torch::nn::Sequential& model, double sparsity = 0.6) {
   return pomona::Pruner(
       pomona::resolve<pomona::Prune>(pomona::parameters(*model), {{"*", pomona::Prune{sparsity}}}));
-}
-
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "";
 }
 
 void train(torch::nn::Sequential& model, Optimizer& optimizer, pomona::Pruner& pruner, int steps) {

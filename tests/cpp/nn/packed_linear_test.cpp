@@ -1,6 +1,8 @@
 #include "pomona/error.h"
 #include "pomona/nn.h"
 
+#include "error_of.h"
+
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/linear.h>
@@ -17,7 +19,6 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <limits>
 #include <sstream>
 #include <string>
@@ -26,21 +27,13 @@
 namespace {
 
 using pomona::nn::PackedLinear;
+using pomona::testing::error_of;
 
 torch::nn::Linear sparse_linear(int64_t in_features, int64_t out_features, double density) {
   torch::nn::Linear linear(in_features, out_features);
   const torch::NoGradGuard no_grad;
   linear->weight.masked_fill_(at::rand_like(linear->weight) >= density, 0);
   return linear;
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(PackedLinear, ComputesWhatTheDenseLayerComputes) {

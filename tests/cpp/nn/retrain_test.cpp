@@ -3,6 +3,8 @@
 #include "pomona/error.h"
 #include "pomona/optim.h"
 
+#include "error_of.h"
+
 #include <ATen/ops/ones.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/activation.h>
@@ -12,12 +14,12 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <string>
 #include <vector>
 
 namespace {
 
+using pomona::testing::error_of;
 using torch::nn::Dropout;
 using torch::nn::Linear;
 using torch::nn::ReLU;
@@ -43,15 +45,6 @@ pomona::Pruner pruned(Sequential& model, const pomona::Rules<pomona::Prune>& rul
   pomona::Pruner pruner(pomona::resolve<pomona::Prune>(pomona::parameters(*model), rules));
   pruner.step(pomona::live(*model, pruner.names()));
   return pruner;
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 double rate(Sequential& model, size_t i) {

@@ -2,6 +2,7 @@
 
 #include "pomona/error.h"
 
+#include "error_of.h"
 #include "temporary_folder.h"
 
 #include <ATen/ops/equal.h>
@@ -25,20 +26,12 @@ namespace {
 using pomona::Prune;
 using pomona::Rules;
 using pomona::Share;
+using pomona::testing::error_of;
 
 torch::nn::Sequential network() {
   torch::manual_seed(0);
   return torch::nn::Sequential(torch::nn::Linear(8, 10), torch::nn::BatchNorm1d(10),
                                torch::nn::Linear(10, 4));
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // Everything that a scan must leave as it was.

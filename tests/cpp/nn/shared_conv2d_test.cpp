@@ -1,6 +1,8 @@
 #include "pomona/error.h"
 #include "pomona/nn.h"
 
+#include "error_of.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/equal.h>
@@ -16,6 +18,7 @@
 namespace {
 
 using pomona::nn::SharedConv2d;
+using pomona::testing::error_of;
 using torch::nn::Conv2dOptions;
 
 // What tests/python/nn/test_shared_conv2d.py holds as well: the two languages agree byte for byte.
@@ -28,15 +31,6 @@ const at::Tensor kOutput = at::tensor({-0.75F, -1.25F, 0.25F, -2.25F, -2.75F, -1
 
 Conv2dOptions options() {
   return Conv2dOptions(2, 2, {1, 3}).groups(2).padding(torch::kSame).padding_mode(torch::kReflect);
-}
-
-std::string error_of(const auto& f) {
-  try {
-    f();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "";
 }
 
 TEST(SharedConv2d, AgreesWithPythonByteForByte) {

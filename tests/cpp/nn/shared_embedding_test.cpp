@@ -1,6 +1,8 @@
 #include "pomona/error.h"
 #include "pomona/nn.h"
 
+#include "error_of.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/arange.h>
@@ -18,6 +20,7 @@
 namespace {
 
 using pomona::nn::SharedEmbedding;
+using pomona::testing::error_of;
 using torch::nn::EmbeddingOptions;
 
 // What tests/python/nn/test_shared_embedding.py holds as well: the two languages agree byte for
@@ -26,15 +29,6 @@ const at::Tensor kWeight =
     at::tensor({0.0F, 0.5F, -1.0F, 0.5F, 0.0F, 2.0F, 2.0F, -1.0F, 0.5F, 0.5F, 0.0F, 0.0F})
         .reshape({3, 4});
 const at::Tensor kInput = at::tensor({2, 0}, at::kLong);
-
-std::string error_of(const auto& f) {
-  try {
-    f();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "";
-}
 
 TEST(SharedEmbedding, AgreesWithPythonByteForByte) {
   SharedEmbedding layer(kWeight, -3);

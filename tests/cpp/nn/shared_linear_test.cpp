@@ -1,6 +1,8 @@
 #include "pomona/error.h"
 #include "pomona/nn.h"
 
+#include "error_of.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/equal.h>
@@ -16,20 +18,12 @@
 namespace {
 
 using pomona::nn::SharedLinear;
+using pomona::testing::error_of;
 
 // What tests/python/nn/test_shared_linear.py holds as well: the two languages agree byte for byte.
 const at::Tensor kWeight = at::tensor({0.0F, 0.5F, -1.0F, 0.5F, 0.0F, 2.0F}).reshape({2, 3});
 const at::Tensor kBias = at::tensor({0.25F, -1.0F});
 const at::Tensor kInput = at::tensor({1.0F, 2.0F, 4.0F});
-
-std::string error_of(const auto& f) {
-  try {
-    f();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "";
-}
 
 TEST(SharedLinear, AgreesWithPythonByteForByte) {
   SharedLinear layer(kWeight, kBias);

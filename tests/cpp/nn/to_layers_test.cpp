@@ -2,6 +2,8 @@
 #include "pomona/nn.h"
 #include "pomona/optim.h"
 
+#include "error_of.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/randint.h>
@@ -21,6 +23,7 @@ using pomona::Share;
 using pomona::Sharer;
 using pomona::nn::to_dense_;
 using pomona::nn::to_layers_;
+using pomona::testing::error_of;
 using Names = std::vector<std::string>;
 using torch::nn::Sequential;
 
@@ -49,15 +52,6 @@ Sharer shared(Sequential& model, Share rule = {3}, const std::string& pattern = 
 template <class Layer>
 Layer& layer_of(Sequential& model, size_t i) {
   return dynamic_cast<Layer&>(*model->ptr(i));
-}
-
-std::string error_of(const auto& f) {
-  try {
-    f();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "";
 }
 
 using pomona::nn::SharedConv2dImpl;

@@ -2,6 +2,8 @@
 #include "pomona/error.h"
 #include "pomona/prune.h"
 
+#include "error_of.h"
+
 #include <ATen/ops/add.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/equal.h>
@@ -14,7 +16,6 @@
 
 #include <array>
 #include <barrier>
-#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
@@ -25,18 +26,10 @@ namespace {
 
 using pomona::Live;
 using pomona::Pruner;
+using pomona::testing::error_of;
 
 Pruner two_layers() {
   return Pruner({{{"a", {4, 5}}, {0.5}}, {{"b", {3}}, {0.4}}});
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "";
 }
 
 TEST(Pruner, RefusesWrongParametersByName) {

@@ -1,11 +1,12 @@
 #include "pomona/codebook.h"
 #include "pomona/error.h"
 
+#include "error_of.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <random>
 #include <string>
@@ -16,6 +17,7 @@ namespace {
 using pomona::assign_codes;
 using pomona::Fit;
 using pomona::nearest_codebook;
+using pomona::testing::error_of;
 
 // The entries, by Lloyd's algorithm from the linear initialization unless another is asked for.
 std::vector<float> fit_codebook(const std::vector<float>& values, int k, Fit fit = Fit::kLinear) {
@@ -72,15 +74,6 @@ std::vector<float> literal_lloyd(const std::vector<float>& values, int k) {
     if (counts[j] > 0) codebook.push_back(static_cast<float>(centroids[j]));
   }
   return codebook;
-}
-
-std::string error_of(const auto& f) {
-  try {
-    f();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "";
 }
 
 TEST(FitCodebook, EqualsTheLiteralLloyd) {

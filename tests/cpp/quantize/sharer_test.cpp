@@ -2,6 +2,8 @@
 #include "pomona/optim.h"
 #include "pomona/quantize.h"
 
+#include "error_of.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_unique.h>
 #include <ATen/ops/arange.h>
@@ -23,15 +25,7 @@ namespace {
 using pomona::Live;
 using pomona::Reduction;
 using pomona::Sharer;
-
-std::string error_of(const auto& f) {
-  try {
-    f();
-  } catch (const pomona::InvalidArgument& error) {
-    return error.what();
-  }
-  return "";
-}
+using pomona::testing::error_of;
 
 // Two clusters, {1, 1.5} and {4, 5}, beside two zeros.
 at::Tensor weight() {
