@@ -1,8 +1,7 @@
 // Decoding in three forms: AVX-512 and AVX2, which find the symbols of a small alphabet by binary
 // search in registers (no table, no gather) and others by gathers from a table of 4096 entries, and
 // plain C++, which the others must equal. All take steps of one symbol for each state, while a step
-// surely has its words; the last words are decoded from a copy with zeros after them. Encoding is
-// plain C++.
+// surely has its words; the last words are decoded from a copy with zeros after them.
 
 #include "encode/rans_kernel.h"
 
@@ -23,9 +22,6 @@
 namespace pomona {
 namespace {
 
-constexpr uint32_t kLowest = uint32_t{1} << 16;  // of a state; the encoder starts there
-constexpr int kWordBits = 16;
-constexpr int kReciprocalBits = 44;
 constexpr uint32_t kSlot = kRansOne - 1;
 constexpr int kFrequencyAt = 8, kWithinAt = 20;  // in an entry of the table
 
@@ -73,9 +69,10 @@ void decode_steps(Cursor& cursor, const uint32_t* table, std::span<uint8_t> symb
     for (size_t lane = 0; lane < kLanes; ++lane) {
       uint32_t& state = states[lane];
       symbols[i + lane] = take_symbol(state, table);
-      const auto if_low = static_cast<uint64_t>((int64_t{state} - kLowest) >> 63);  // all ones
+      const auto if_low =
+          static_cast<uint64_t>((int64_t{state} - kLowestRansState) >> 63);  // all ones
       const uint64_t word = load_little_endian<uint16_t>(next);
-      state = static_cast<uint32_t>(state << (if_low & kWordBits) | (word & if_low));
+      state = static_cast<uint32_t>(state << (if_low & kRansWordBits) | (word & if_low));
       next += if_low & sizeof(uint16_t);
     }
   }
@@ -111,14 +108,14 @@ constexpr Expansions kExpansions = make_expansions();
 POMONA_AVX2 __m256i refill(__m256i state, const std::byte*& next) {
   // state < 2^16: its upper half is 0.
   const __m256i is_low =
-      _mm256_cmpeq_epi32(_mm256_srli_epi32(state, kWordBits), _mm256_setzero_si256());
+      _mm256_cmpeq_epi32(_mm256_srli_epi32(state, kRansWordBits), _mm256_setzero_si256());
   const auto mask = static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(is_low)));
   const __m256i words =
       _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(next)));
   const __m256i order =
       _mm256_load_si256(reinterpret_cast<const __m256i*>(kExpansions.order[mask]));
   const __m256i taken = _mm256_permutevar8x32_epi32(words, order);
-  const __m256i refilled = _mm256_or_si256(_mm256_slli_epi32(state, kWordBits), taken);
+  const __m256i refilled = _mm256_or_si256(_mm256_slli_epi32(state, kRansWordBits), taken);
   next += sizeof(uint16_t) * static_cast<size_t>(_mm_popcnt_u32(mask));
   return _mm256_blendv_epi8(state, refilled, is_low);
 }
@@ -203,7 +200,7 @@ struct Search256 {
     const __m256i a = states[0], b = states[1];
     const __m256i slots =
         _mm256_or_si256(_mm256_and_si256(a, slot_mask),
-                        _mm256_slli_epi32(_mm256_and_si256(b, slot_mask), kWordBits));
+                        _mm256_slli_epi32(_mm256_and_si256(b, slot_mask), kRansWordBits));
     const __m256i symbols = find(slots), frequency = fetch(frequencies, symbols);
     const __m256i within = _mm256_sub_epi16(slots, fetch(begins, symbols));
     const __m256i bytes_to_front =
@@ -216,10 +213,11 @@ struct Search256 {
                                                            _mm256_srli_epi32(a, kRansBits)),
                                         _mm256_and_si256(within, low)),
                        next);
-    states[1] = refill(_mm256_add_epi32(_mm256_mullo_epi32(_mm256_srli_epi32(frequency, kWordBits),
-                                                           _mm256_srli_epi32(b, kRansBits)),
-                                        _mm256_srli_epi32(within, kWordBits)),
-                       next);
+    states[1] =
+        refill(_mm256_add_epi32(_mm256_mullo_epi32(_mm256_srli_epi32(frequency, kRansWordBits),
+                                                   _mm256_srli_epi32(b, kRansBits)),
+                                _mm256_srli_epi32(within, kRansWordBits)),
+               next);
   }
 };
 
@@ -281,25 +279,26 @@ template <int kSteps>
 POMONA_AVX512 inline void step_of_32(const SearchInRegisters<kSteps>& search, __m512i& a,
                                      __m512i& b, const std::byte*& next, uint8_t* symbols) {
   const __m512i low = _mm512_set1_epi32(0xffff), slot_mask = _mm512_set1_epi32(kSlot);
-  const __m512i slots = _mm512_or_si512(
-      _mm512_and_si512(a, slot_mask), _mm512_slli_epi32(_mm512_and_si512(b, slot_mask), kWordBits));
+  const __m512i slots =
+      _mm512_or_si512(_mm512_and_si512(a, slot_mask),
+                      _mm512_slli_epi32(_mm512_and_si512(b, slot_mask), kRansWordBits));
   __m512i symbol, frequency, within;
   search(slots, symbol, frequency, within);
   a = _mm512_add_epi32(
       _mm512_mullo_epi32(_mm512_and_si512(frequency, low), _mm512_srli_epi32(a, kRansBits)),
       _mm512_and_si512(within, low));
-  b = _mm512_add_epi32(
-      _mm512_mullo_epi32(_mm512_srli_epi32(frequency, kWordBits), _mm512_srli_epi32(b, kRansBits)),
-      _mm512_srli_epi32(within, kWordBits));
+  b = _mm512_add_epi32(_mm512_mullo_epi32(_mm512_srli_epi32(frequency, kRansWordBits),
+                                          _mm512_srli_epi32(b, kRansBits)),
+                       _mm512_srli_epi32(within, kRansWordBits));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(symbols), _mm512_cvtepi32_epi8(symbol));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(symbols + 16),
-                   _mm512_cvtepi32_epi8(_mm512_srli_epi32(symbol, kWordBits)));
-  const __m512i lowest = _mm512_set1_epi32(kLowest);
+                   _mm512_cvtepi32_epi8(_mm512_srli_epi32(symbol, kRansWordBits)));
+  const __m512i lowest = _mm512_set1_epi32(kLowestRansState);
   for (__m512i* state : {&a, &b}) {
     const __mmask16 is_low = _mm512_cmplt_epu32_mask(*state, lowest);
     const __m512i words = _mm512_maskz_expand_epi32(
         is_low, _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(next))));
-    *state = _mm512_mask_or_epi32(*state, is_low, _mm512_slli_epi32(*state, kWordBits), words);
+    *state = _mm512_mask_or_epi32(*state, is_low, _mm512_slli_epi32(*state, kRansWordBits), words);
     next += sizeof(uint16_t) * static_cast<size_t>(_mm_popcnt_u32(is_low));
   }
 }
@@ -331,7 +330,7 @@ __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,popcnt"))) void decode
   constexpr size_t kVectors = kMostRansLanes / 16;
   __m512i states[kVectors];
   for (size_t v = 0; v < kVectors; ++v) states[v] = _mm512_loadu_si512(&cursor.states[16 * v]);
-  const __m512i slot_mask = _mm512_set1_epi32(kSlot), lowest = _mm512_set1_epi32(kLowest);
+  const __m512i slot_mask = _mm512_set1_epi32(kSlot), lowest = _mm512_set1_epi32(kLowestRansState);
   const std::byte* next = cursor.next;
   size_t i = cursor.done;
   for (; i + kMostRansLanes <= symbols.size() && cursor.end - next >= kWordsOfAStep;
@@ -350,7 +349,8 @@ __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,popcnt"))) void decode
       const __m512i words = _mm512_maskz_expand_epi32(
           is_low,
           _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(next))));
-      states[v] = _mm512_mask_or_epi32(state, is_low, _mm512_slli_epi32(state, kWordBits), words);
+      states[v] =
+          _mm512_mask_or_epi32(state, is_low, _mm512_slli_epi32(state, kRansWordBits), words);
       next += sizeof(uint16_t) * static_cast<size_t>(_mm_popcnt_u32(is_low));
     }
   }
@@ -410,62 +410,14 @@ bool decode_rest(Isa isa, size_t lanes, Cursor& cursor, const Tables& tables,
   for (size_t lane = 0; cursor.done < symbols.size() && cursor.next <= end; ++lane) {
     uint32_t& state = cursor.states[lane];
     symbols[cursor.done++] = take_symbol(state, tables.table);
-    if (state >= kLowest) continue;
-    state = state << kWordBits | load_little_endian<uint16_t>(cursor.next);
+    if (state >= kLowestRansState) continue;
+    state = state << kRansWordBits | load_little_endian<uint16_t>(cursor.next);
     cursor.next += sizeof(uint16_t);
   }
   return cursor.next == end;
 }
 
 }  // namespace
-
-RansEncoder::RansEncoder(std::span<const uint16_t> frequencies) {
-  uint32_t before = 0;
-  for (size_t symbol = 0; symbol < frequencies.size(); ++symbol) {
-    const uint32_t frequency = frequencies[symbol];
-    is_lone_ |= frequency == kRansOne;
-    if (frequency == 0) continue;
-    const uint64_t one = uint64_t{1} << kReciprocalBits;
-    symbols_[symbol] = {frequency, before, (one + frequency - 1) / frequency};
-    before += frequency;
-  }
-}
-
-// As in decode_steps no branch depends on whether a word leaves the state: it is written anyhow,
-// and counts or not.
-inline uint32_t RansEncoder::put_symbol(const Symbol& symbol, uint32_t state, std::byte*& front) {
-  const auto word = static_cast<uint16_t>(state);
-  std::memcpy(front - sizeof word, &word, sizeof word);
-  const uint32_t is_full = state >> (32 - kRansBits) >= symbol.frequency;
-  front -= is_full * sizeof word;
-  state >>= is_full * kWordBits;
-  // Exact: state < frequency * 2^20 and frequency < 2^12.
-  const auto quotient = static_cast<uint32_t>(state * symbol.reciprocal >> kReciprocalBits);
-  return state + symbol.before + quotient * (kRansOne - symbol.frequency);
-}
-
-std::vector<std::byte> RansEncoder::encode(std::span<const uint8_t> symbols) const {
-  if (is_lone_ || symbols.empty()) return {};
-  const size_t lanes = rans_lanes(symbols.size());
-  std::array<uint32_t, kMostRansLanes> states;
-  states.fill(kLowest);
-  // From the last symbol to the first, and the words from the back to the front.
-  std::vector<std::byte> bytes(lanes * sizeof(uint32_t) + symbols.size() * sizeof(uint16_t));
-  std::byte* front = bytes.data() + bytes.size();
-  const size_t whole = symbols.size() / lanes * lanes;
-  for (size_t i = symbols.size(); i-- > whole;) {
-    states[i - whole] = put_symbol(symbols_[symbols[i]], states[i - whole], front);
-  }
-  for (size_t i = whole; i > 0;) {
-    for (size_t lane = lanes; lane-- > 0;) {
-      states[lane] = put_symbol(symbols_[symbols[--i]], states[lane], front);
-    }
-  }
-  front -= lanes * sizeof(uint32_t);
-  std::memcpy(front, states.data(), lanes * sizeof(uint32_t));
-  bytes.erase(bytes.begin(), bytes.begin() + (front - bytes.data()));
-  return bytes;
-}
 
 RansDecoder::RansDecoder(std::span<const uint16_t> frequencies, Isa isa)
     : isa_(resolve_isa(isa)), alphabet_(frequencies.size()) {
@@ -503,7 +455,8 @@ void RansDecoder::decode(std::span<const std::byte> piece, std::span<uint8_t> sy
   Cursor cursor{.next = piece.data() + head, .end = piece.data() + piece.size()};
   std::memcpy(cursor.states.data(), piece.data(), head);
   for (size_t lane = 0; lane < lanes; ++lane) {
-    if (cursor.states[lane] < kLowest) refuse(4 * lane, "states of at least 2^16, got a lower one");
+    if (cursor.states[lane] < kLowestRansState)
+      refuse(4 * lane, "states of at least 2^16, got a lower one");
   }
   const Tables tables{table_.data(), begins_.data(), frequencies_.data(), alphabet_};
   decode_whole_steps(isa_, lanes, cursor, tables, symbols);
@@ -511,7 +464,8 @@ void RansDecoder::decode(std::span<const std::byte> piece, std::span<uint8_t> sy
     refuse(piece.size(), "as many words as the symbols take, got more or fewer");
   }
   for (size_t lane = 0; lane < lanes; ++lane) {
-    if (cursor.states[lane] != kLowest) refuse(piece.size(), "states that end where they began");
+    if (cursor.states[lane] != kLowestRansState)
+      refuse(piece.size(), "states that end where they began");
   }
 }
 

@@ -21,6 +21,9 @@ constexpr size_t rans_lanes(size_t symbols) {
   return symbols < 1024 ? 1 : symbols < 32768 ? 8 : kMostRansLanes;
 }
 
+inline constexpr uint32_t kLowestRansState = uint32_t{1} << 16;  // where the encoder starts
+inline constexpr int kRansWordBits = 16;
+
 class POMONA_API RansEncoder {
  public:
   // REQUIRES: frequencies as rans_frequencies makes them.
