@@ -26,8 +26,8 @@
 // kernel that cannot read the header before it starts (CUDA) compares rows and cols with its
 // arguments on the device and gives NaN where they differ.
 //
-// Source: thesis §4.8 (batch-1 inference is a sparse matrix-vector product, bound by memory). 24
-// bits and about 1.9 cycles a nonzero at batch 1, 0.5 at batch 8 (Zen 4, no gather instructions).
+// Source: thesis §4.8 (batch-1 inference is a sparse matrix-vector product). 24 bits a nonzero with
+// a codebook.
 
 #include "pomona/export.h"
 #include "pomona/packed.h"

@@ -1,6 +1,5 @@
 #include "infer/lut_kernel.h"
 
-
 #include "base/text.h"
 
 #include <algorithm>

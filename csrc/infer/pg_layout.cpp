@@ -2,7 +2,6 @@
 
 #include "infer/pg_layout.h"
 
-
 #include "base/text.h"
 
 #include <algorithm>

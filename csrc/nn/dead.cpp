@@ -7,6 +7,8 @@
 #include "nn/chain.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
 #include <torch/optim/lbfgs.h>
 #include <torch/utils.h>
 
@@ -26,6 +28,7 @@ struct Cut {
   at::Tensor tensor;
   Dims dims;
   at::Tensor values{};
+  double fill = 0;  // for who writes the original again
 };
 
 // What is to be done once nothing can fail any more.
@@ -64,13 +67,18 @@ void cut_norm(const DeadOperation& norm, const at::Tensor& alive, std::vector<Cu
                            : norm.running_mean.defined() ? norm.running_mean.numel()
                                                          : alive.numel();
   const at::Tensor index = indices(alive.repeat_interleave(features / alive.numel()));
-  const std::array<std::pair<const char*, at::Tensor>, 4> tensors{
-      {{".weight", norm.weight},
-       {".bias", norm.bias},
-       {".running_mean", norm.running_mean},
-       {".running_var", norm.running_var}}};
-  for (const auto& [attribute, tensor] : tensors) {
-    if (tensor.defined()) cuts.push_back({norm.name + attribute, tensor, {{0, index}}});
+  struct Part {
+    const char* attribute;
+    at::Tensor tensor;
+    double fill;
+  };
+  const std::array<Part, 4> parts{{{".weight", norm.weight, 1},
+                                   {".bias", norm.bias, 0},
+                                   {".running_mean", norm.running_mean, 0},
+                                   {".running_var", norm.running_var, 1}}};
+  for (const auto& [attribute, tensor, fill] : parts) {
+    if (!tensor.defined()) continue;
+    cuts.push_back({norm.name + attribute, tensor, {{0, index}}, {}, fill});
   }
 }
 
@@ -170,7 +178,7 @@ Removal removal_of(const std::vector<Cut>& cuts, const DeadPlan& plan) {
   Removal removal{plan.rows(), {}};
   for (const auto& cut : cuts) {
     if (cut.dims.empty()) continue;
-    Kept kept{cut.name, cut.tensor.sizes().vec(), {}};
+    Kept kept{cut.name, cut.tensor.sizes().vec(), {}, cut.fill};
     for (const auto& [dim, index] : cut.dims) {
       const int64_t* first = index.const_data_ptr<int64_t>();
       kept.indices[dim] = {first, first + index.numel()};
@@ -180,7 +188,86 @@ Removal removal_of(const std::vector<Cut>& cuts, const DeadPlan& plan) {
   return removal;
 }
 
+std::vector<int64_t> small_shape(const Kept& kept) {
+  auto shape = kept.shape;
+  for (const auto& [dim, indices] : kept.indices) {
+    shape[static_cast<size_t>(dim)] = std::ssize(indices);
+  }
+  return shape;
+}
+
+at::Tensor expanded(const Kept& kept, at::Tensor tensor) {
+  for (const auto& [dim, indices] : kept.indices) {
+    auto shape = tensor.sizes().vec();
+    shape[static_cast<size_t>(dim)] = kept.shape[static_cast<size_t>(dim)];
+    const at::Tensor index = at::tensor(indices, at::kLong).to(tensor.device());
+    tensor = at::full(shape, kept.fill, tensor.options()).index_copy_(dim, index, tensor);
+  }
+  return tensor;
+}
+
+// A cut, and then another of what was left.
+Kept composed(const Kept& first, const Kept& later) {
+  Kept both = first;
+  for (const auto& [dim, indices] : later.indices) {
+    auto& kept = both.indices[dim];
+    std::vector<int64_t> left;
+    for (const int64_t i : indices) {
+      left.push_back(first.indices.contains(dim) ? kept[static_cast<size_t>(i)] : i);
+    }
+    kept = std::move(left);
+  }
+  return both;
+}
+
 }  // namespace
+
+std::vector<std::pair<std::string, at::Tensor>> Removal::expand(
+    const std::vector<std::pair<std::string, at::Tensor>>& small) const {
+  const torch::NoGradGuard no_grad;
+  auto whole = small;
+  for (const auto& kept : tensors) {
+    const auto found =
+        std::ranges::find(whole, kept.name, [](const auto& row) { return row.first; });
+    const auto shape = small_shape(kept);
+    if (found == whole.end() || found->second.sizes() != at::IntArrayRef(shape)) {
+      throw InvalidArgument(text("Removal.expand: expected `small` to hold `", kept.name,
+                                 "` of shape ", at::IntArrayRef(shape), ", got ",
+                                 found == whole.end() ? std::string("no such tensor")
+                                                      : text("shape ", found->second.sizes()),
+                                 ". They are the tensors just after the removal; of several "
+                                 "removals, join them by then()."));
+    }
+    found->second = expanded(kept, found->second.detach());
+  }
+  return whole;
+}
+
+Removal Removal::then(const Removal& later) const {
+  Removal both = later;
+  both.tensors = tensors;
+  for (const auto& kept : later.tensors) {
+    const auto found = std::ranges::find(both.tensors, kept.name, &Kept::name);
+    if (found == both.tensors.end()) {
+      both.tensors.push_back(kept);
+      continue;
+    }
+    if (small_shape(*found) != kept.shape) {
+      throw InvalidArgument(
+          text("Removal.then: expected `later` to begin where this removal ended, got `", kept.name,
+               "` of shape ", at::IntArrayRef(kept.shape), " after ",
+               at::IntArrayRef(small_shape(*found)), "."));
+    }
+    *found = composed(*found, kept);
+  }
+  for (auto& row : both.report) {
+    const auto before = std::ranges::find(report, row.layer, &DeadRow::layer);
+    if (before == report.end()) continue;
+    row.neurons = before->neurons;
+    row.removed += before->removed;
+  }
+  return both;
+}
 
 std::vector<DeadRow> dead_neurons(torch::nn::Sequential& model, const at::Tensor& example) {
   const auto links = nn::run_links(*model, example, "dead_neurons");

@@ -71,6 +71,10 @@ void check_finite(const NamedTensors& parameters) {
       text("save: expected finite parameters, got NaN or Inf in: ", join(names), "."));
 }
 
+NamedTensors tensors_of(const torch::nn::Module& module) {
+  return contents_of(const_cast<torch::nn::Module&>(module)).tensors;
+}
+
 SaveReport save(const NamedTensors& tensors, const std::filesystem::path& path,
                 const SaveOptions& options) {
   SaveReport report;

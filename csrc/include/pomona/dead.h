@@ -14,6 +14,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace pomona {
@@ -23,10 +24,11 @@ struct Kept {
   std::string name;
   std::vector<int64_t> shape;                       // as it was
   std::map<int64_t, std::vector<int64_t>> indices;  // by dimension, those kept, ascending
+  double fill = 0;  // what stands where something left: 1 for scale and variance of a norm
 };
 
-// What remove_dead_ has cut.
-struct Removal {
+// What remove_dead_ has cut: enough to write the original network again.
+struct POMONA_API Removal {
   std::vector<DeadRow> report;
   std::vector<Kept> tensors;  // those that are smaller now
   int64_t removed() const {
@@ -34,6 +36,15 @@ struct Removal {
     for (const auto& row : report) sum += row.removed;
     return sum;
   }
+  // The tensors of the original network from those of the small one (`tensors_of`), names and order
+  // as they are: zeros where something left, and of a batch norm scale 1, bias 0, mean 0,
+  // variance 1. The original network with them computes what the small one does; `save` takes them.
+  // Throws InvalidArgument when a tensor that was cut is missing or has another shape.
+  std::vector<std::pair<std::string, at::Tensor>> expand(
+      const std::vector<std::pair<std::string, at::Tensor>>& small) const;
+  // This removal and a later one of the same network as one. Throws InvalidArgument when the later
+  // one did not begin where this one ended.
+  Removal then(const Removal& later) const;
 };
 
 // Whom a removal concerns besides the model.

@@ -45,13 +45,17 @@ struct SaveOptions {
   std::function<void(const std::string&)> progress{};
 };
 
+// What save() writes of a module: parameters and buffers under their qualified names, of a
+// PackedLinear its dense weight.
+POMONA_API NamedTensors tensors_of(const torch::nn::Module& module);
+
 // Writes tensors in their order, bit for bit, NaN and -0.0 included. Nothing is left behind, and an
 // existing file stays whole, when it throws. Throws InvalidArgument (a name that stands twice, what
 // to_weight refuses), FileError.
 POMONA_API SaveReport save(const NamedTensors& tensors, const std::filesystem::path& path,
                            const SaveOptions& options = {});
-// Parameters and buffers under their qualified names; of a PackedLinear its dense weight, so that a
-// file fits the dense model as well. NaN or Inf in a parameter is an error that names it.
+// tensors_of(module): a file of packed layers fits the dense model as well. NaN or Inf in a
+// parameter is an error that names it.
 POMONA_API SaveReport save(const torch::nn::Module& module, const std::filesystem::path& path,
                            const SaveOptions& options = {});
 // What a file would hold, without writing one.

@@ -120,24 +120,34 @@ std::vector<float> multiply(std::span<const std::byte> bytes, const std::vector<
   return y;
 }
 
-// Of float32: c eps sum |w x|, c = 16 for sums in a lane's order; of bfloat16 pairs 2^-16.
-double bound(Kind kind, const Product& product, size_t row, int64_t kept) {
-  constexpr double kEps = 0x1p-24;
-  double largest = 0;
-  for (const double y : product.y) largest = std::max(largest, std::abs(y));
-  for (const double size : product.size) largest = std::max(largest, size / 16);
+float largest_of(const std::vector<float>& values) {
+  float largest = 0;
+  for (const float value : values) largest = std::max(largest, std::abs(value));
+  return largest;
+}
+
+// Of float32: c eps sum |w x|, c the nonzeros, at least 16; of bfloat16 pairs 2^-15, of bfloat16
+// 2^-7 of that sum. In fixed point each product is off by half a step of x and of w, whose steps
+// are their largest over the largest code; the spilled ones are not.
+double bound(Kind kind, const Matrix& matrix, const std::vector<float>& x, const Product& product,
+             size_t row) {
+  const double size = product.size[row];
+  int64_t kept = 0;
+  for (int64_t c = 0; c < matrix.cols; ++c) {
+    kept += matrix.dense[row * static_cast<size_t>(matrix.cols) + static_cast<size_t>(c)] != 0;
+  }
+  const double product_of_largest = static_cast<double>(largest_of(matrix.dense)) *
+                                    static_cast<double>(largest_of(x)) * static_cast<double>(kept);
+  const double rounding = 0x1p-23 * static_cast<double>(std::max<int64_t>(16, kept)) * size + 1e-30;
   switch (kind.precision) {
     case Precision::kFloat32:
-      return (kind.form == PgForm::kFloat32 ? std::max<double>(16, static_cast<double>(kept)) * kEps
-                                            : 0x1p-15) *
-                 product.size[row] +
-             1e-30;
+      return kind.form == PgForm::kFloat32 ? rounding : 0x1p-15 * size + 1e-30;
     case Precision::kBFloat16:
-      return 0x1p-7 * product.size[row] + 1e-30;
+      return 0x1p-7 * size + 1e-30;
     case Precision::kFixed16:
-      return 1e-3 * largest + 1e-30;
+      return product_of_largest * 0.5 * (1.0 / 32767 + 1.0 / 32512) * 1.01 + rounding;
     case Precision::kInt8:
-      return 0.3 * largest + 1e-30;
+      return product_of_largest * 0.5 * (1.0 / 127 + 1.0 / 127) * 1.01 + rounding;
   }
   return 0;
 }
@@ -155,7 +165,7 @@ void expect_product(const Matrix& matrix, const std::vector<float>& x, Kind kind
   const auto expected = reference(matrix, x);
   const auto y = multiply(bytes, x, isa);
   for (size_t r = 0; r < y.size(); ++r) {
-    ASSERT_NEAR(y[r], expected.y[r], bound(kind, expected, r, view.header.nnz))
+    ASSERT_NEAR(y[r], expected.y[r], bound(kind, matrix, x, expected, r))
         << what << ", row " << r << ", form " << static_cast<int>(kind.form) << ", precision "
         << static_cast<int>(kind.precision) << ", isa " << static_cast<int>(isa);
   }

@@ -1,9 +1,11 @@
 #include "pomona/dead.h"
 
 #include "pomona/error.h"
+#include "pomona/io.h"
 #include "pomona/optim.h"
 
 #include "error_of.h"
+#include "temporary_folder.h"
 
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
@@ -74,6 +76,54 @@ TEST(RemoveDead, KeepsWhatAConvolutionalNetworkComputes) {
   EXPECT_EQ(removal.tensors[0].name, "0.weight");
   EXPECT_EQ(removal.tensors[0].indices.at(0), (std::vector<int64_t>{0, 3, 4, 5}));
   EXPECT_EQ(removal.tensors[0].shape, (std::vector<int64_t>{6, 2, 3, 3}));
+}
+
+TEST(Removal, WritesTheOriginalNetworkAgain) {
+  const auto make = [] {
+    torch::manual_seed(4);
+    Sequential model(torch::nn::Conv2d(torch::nn::Conv2dOptions(2, 6, 3)),
+                     torch::nn::BatchNorm2d(6), torch::nn::ReLU(), torch::nn::Flatten(),
+                     Linear(96, 5), Tanh(), Linear(5, 3));
+    model->eval();
+    return model;
+  };
+  auto small = make();
+  weight(small, "4").slice(1, 16, 48).zero_();  // nobody reads channels 1 and 2
+  const at::Tensor x = at::randn({2, 2, 6, 6}), before = small->forward(x);
+  const auto first = pomona::remove_dead_(small, x);
+  weight(small, "6").slice(1, 0, 2).zero_();  // and now neurons 0 and 1 of layer 4
+  weight(small, "4").slice(1, 0, 16).zero_();
+  const at::Tensor after = small->forward(x);
+  const auto second = pomona::remove_dead_(small, x);
+  const auto both = first.then(second);
+  EXPECT_EQ(both.removed(), 5);
+
+  const pomona::testing::TemporaryFolder folder;
+  const auto file = folder.path() / "original.pomona";
+  pomona::save(both.expand(pomona::tensors_of(*small)), file);
+  auto original = make();
+  pomona::load_(*original, file);
+  EXPECT_EQ(weight(original, "0").sizes(), (std::vector<int64_t>{6, 2, 3, 3}));
+  EXPECT_TRUE(at::allclose(original->forward(x), after, 1e-4, 1e-5));
+  EXPECT_FALSE(at::allclose(before, after));
+}
+
+TEST(Removal, RefusesTensorsOfAnotherNetwork) {
+  Sequential model(Linear(4, 3), Tanh(), Linear(3, 2));
+  weight(model, "0")[1].zero_();
+  model[0]->as<torch::nn::LinearImpl>()->bias.data()[1] = 0;
+  const auto removal = pomona::remove_dead_(model, at::zeros({1, 4}));
+  ASSERT_EQ(removal.removed(), 1);
+  const std::string wanted = "expand: expected `small` to hold `0.weight` of shape [2, 4], got ";
+  EXPECT_NE(error_of([&] { removal.expand({}); }).find(wanted + "no such tensor"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] {
+              removal.expand({{"0.weight", at::zeros({3, 4})}});
+            }).find(wanted + "shape [3, 4]"),
+            std::string::npos);
+  EXPECT_EQ(error_of([&] { removal.then(removal); }),
+            "Removal.then: expected `later` to begin where this removal ended, got `0.weight` of "
+            "shape [3, 4] after [2, 4].");
 }
 
 TEST(RemoveDead, SaysWhyANeuronStays) {
