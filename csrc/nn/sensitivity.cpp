@@ -3,14 +3,17 @@
 #include "pomona/error.h"
 #include "pomona/optim.h"
 
+#include "base/crc32c.h"
 #include "base/new_file.h"
 #include "base/text.h"
 #include "nn/python_text.h"
 #include "nn/rules_json.h"
+#include "nn/scan_file.h"
 #include "nn/surroundings.h"
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <type_traits>
 
 namespace pomona {
@@ -84,39 +87,8 @@ double measure(const std::function<double()>& evaluate, Surroundings& surroundin
   return metric;
 }
 
-template <class Rule>
-Sensitivity<Rule> scan_of(torch::nn::Module& model, const std::function<double()>& evaluate,
-                          const Rules<Rule>& rules, SensitivityOptions options) {
-  constexpr ScanKind kind = kKind<Rule>;
-  if (!evaluate) {
-    throw InvalidArgument("sensitivity: expected `evaluate` to be callable, got none.");
-  }
-  Sensitivity<Rule> scan{.options = checked(kind, std::move(options))};
-  scan.layers = resolve<Rule>(parameters(model), rules);
-  if (scan.layers.empty()) {
-    throw InvalidArgument("sensitivity: expected `rules` to name a parameter, got none that does.");
-  }
-  for (auto& layer : scan.layers) layer.rule = at_setting(layer.rule, gentlest(kind));
-  Surroundings surroundings(model);
-  scan.dense = measure(evaluate, surroundings, "the dense network");
-  for (const auto& layer : scan.layers) {
-    const auto& name = layer.parameter.name;
-    const auto live = pomona::live(model, {name});
-    for (const double setting : scan.options.settings) {
-      const Restored weight(live[0].weight);
-      const Ruled<Rule> one{layer.parameter, at_setting(layer.rule, setting)};
-      ScanPoint point{name, setting, apply_alone(one, live), live[0].weight.numel(), scan.dense};
-      if (!weight.is_unchanged()) {
-        const auto where = text(name, " at ", column_of(kind), " ", setting);
-        point.metric = measure(evaluate, surroundings, where);
-      }
-      scan.rows.push_back(std::move(point));
-    }
-  }
-  return scan;
-}
-
-// Which scan it is: {"metric": ..., "lower_is_better": ..., "sparsities": [...], "layers": [...]}.
+// Which scan it is: {"metric": ..., "lower_is_better": ..., "sparsities": [...], "layers": [...],
+// "weights": ...}.
 template <class Rule>
 std::string identity_json(const Sensitivity<Rule>& scan) {
   const bool are_bits = kKind<Rule> == ScanKind::kBits;
@@ -136,7 +108,104 @@ std::string identity_json(const Sensitivity<Rule>& scan) {
   return text("{\"metric\": ", json_string(scan.options.metric),
               ", \"lower_is_better\": ", scan.options.lower_is_better ? "true" : "false",
               are_bits ? ", \"bits\": " : ", \"sparsities\": ", all(settings),
-              ", \"layers\": ", all(layers), "}");
+              ", \"layers\": ", all(layers), ", \"weights\": ", json_string(scan.weights), "}");
+}
+
+std::string checksum_of(const torch::nn::Module& model) {
+  uint32_t checksum = 0;
+  for (const auto& parameter : model.parameters()) {
+    const at::Tensor values = parameter.detach().cpu().contiguous();
+    checksum =
+        crc32c({static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()}, checksum);
+  }
+  return text("crc32c ", checksum);
+}
+
+// How many weights the scanned parameters have.
+template <class Rule>
+int64_t size_of(const Sensitivity<Rule>& scan) {
+  int64_t size = 0;
+  for (const auto& [parameter, rule] : scan.layers) {
+    int64_t numel = 1;
+    for (const int64_t extent : parameter.shape) numel *= extent;
+    size += numel;
+  }
+  return size;
+}
+
+// A scan at work: each point is found in the file, or measured and added to it.
+template <class Rule>
+class Scan {
+ public:
+  Scan(torch::nn::Module& model, const std::function<double()>& evaluate, Sensitivity<Rule>& scan)
+      : model_(model), evaluate_(evaluate), scan_(scan), surroundings_(model) {
+    const auto& options = scan.options;
+    if (options.resume.empty()) return;
+    file_.emplace(options.resume, kKind<Rule>, identity_json(scan), options.metric);
+  }
+
+  void run() {
+    const std::string dense(kDenseLayer);
+    const int64_t size = size_of(scan_);
+    scan_.dense = point(dense, 0.0, [&] {
+                    const double metric = measure(evaluate_, surroundings_, "the dense network");
+                    return ScanPoint{dense, 0.0, size, size, metric};
+                  }).metric;
+    for (const auto& layer : scan_.layers) {
+      const auto& name = layer.parameter.name;
+      for (const double setting : scan_.options.settings) {
+        scan_.rows.push_back(point(name, setting, [&] { return measured(layer, setting); }));
+      }
+    }
+  }
+
+ private:
+  ScanPoint point(const std::string& layer, double setting,
+                  const std::function<ScanPoint()>& measured) {
+    if (const ScanPoint* known = file_ ? file_->find(layer, setting) : nullptr) return *known;
+    ScanPoint point = measured();
+    if (file_) file_->append(point);
+    return point;
+  }
+
+  // What really pruning (or sharing) this parameter does to the metric.
+  ScanPoint measured(const Ruled<Rule>& layer, double setting) {
+    const auto& name = layer.parameter.name;
+    const auto live = pomona::live(model_, {name});
+    const Restored weight(live[0].weight);
+    const Ruled<Rule> one{layer.parameter, at_setting(layer.rule, setting)};
+    const int64_t kept = apply_alone(one, live);
+    double metric = scan_.dense;
+    if (!weight.is_unchanged()) {
+      const auto where = text(name, " at ", column_of(kKind<Rule>), " ", setting);
+      metric = measure(evaluate_, surroundings_, where);
+    }
+    return {name, setting, kept, live[0].weight.numel(), metric};
+  }
+
+  torch::nn::Module& model_;
+  const std::function<double()>& evaluate_;
+  Sensitivity<Rule>& scan_;
+  Surroundings surroundings_;
+  std::optional<ScanFile> file_;
+};
+
+template <class Rule>
+Sensitivity<Rule> scan_of(torch::nn::Module& model, const std::function<double()>& evaluate,
+                          const Rules<Rule>& rules, SensitivityOptions options) {
+  constexpr ScanKind kind = kKind<Rule>;
+  if (!evaluate) {
+    throw InvalidArgument("sensitivity: expected `evaluate` to be callable, got none.");
+  }
+  Sensitivity<Rule> scan{.options = checked(kind, std::move(options)),
+                         .weights = checksum_of(model)};
+  scan.layers = resolve<Rule>(parameters(model), rules);
+  if (scan.layers.empty()) {
+    throw InvalidArgument("sensitivity: expected `rules` to name a parameter, got none that does.");
+  }
+  for (auto& layer : scan.layers) layer.rule = at_setting(layer.rule, gentlest(kind));
+  Scan<Rule>(model, evaluate, scan).run();
+  return scan;
 }
 
 }  // namespace
@@ -158,12 +227,7 @@ Rules<Rule> Sensitivity<Rule>::rules(double tolerance) const {
 template <class Rule>
 void Sensitivity<Rule>::to_csv(const std::filesystem::path& path) const {
   constexpr ScanKind kind = kKind<Rule>;
-  int64_t size = 0;
-  for (const auto& [parameter, rule] : layers) {
-    int64_t numel = 1;
-    for (const int64_t extent : parameter.shape) numel *= extent;
-    size += numel;
-  }
+  const int64_t size = size_of(*this);
   std::string lines = text("# pomona.sensitivity ", identity_json(*this), "\n");
   lines += scan_columns(kind, options.metric);
   lines += scan_line(kind, {std::string(kDenseLayer), 0.0, size, size, dense});

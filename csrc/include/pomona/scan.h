@@ -50,4 +50,7 @@ POMONA_API std::optional<double> best_setting(ScanKind kind, std::span<const Sca
 POMONA_API std::string scan_line(ScanKind kind, const ScanPoint& point);
 POMONA_API std::string scan_columns(ScanKind kind, const std::string& metric);
 
+// The point of a line as scan_line writes it, without its end; nothing of any other text.
+POMONA_API std::optional<ScanPoint> parse_scan_line(std::string_view line);
+
 }  // namespace pomona

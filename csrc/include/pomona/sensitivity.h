@@ -28,6 +28,9 @@ struct SensitivityOptions {
   std::vector<double> settings{};
   std::string metric = "error %";  // its name
   bool lower_is_better = true;     // false for accuracies
+  // Not empty: a file as of to_csv that grows by a line with each point. A scan that was stopped
+  // goes on behind the last one; what the file has already is not measured again.
+  std::filesystem::path resume{};
 };
 
 // What a scan has measured. `Rule` is Prune (a scan of sparsities) or Share (of bits).
@@ -37,6 +40,7 @@ struct Sensitivity {
   std::vector<ScanPoint> rows{};      // by layer, in the model's order, then by setting
   std::vector<Ruled<Rule>> layers{};  // what was scanned, with the rule at its gentlest setting
   SensitivityOptions options{};       // settings as they were used, ascending
+  std::string weights{};  // a checksum of all parameters: another training, another scan
 
   // For each layer the largest sparsity (the fewest bits) up to which the metric is at most
   // `tolerance` worse than the dense network's, with what else the scan's rule said, but no
@@ -57,7 +61,8 @@ struct Sensitivity {
 // evaluated. Sparsity and schedule (bits and codes) of the rules do not count. Source: thesis §3.2;
 // Han et al., Learning both Weights and Connections, NIPS 2015, §3. Throws InvalidArgument: no
 // evaluate, settings or rules as said above, rules that name no parameter, a metric that is NaN or
-// has a name of more than one line; and as Pruner::step or Sharer::assign.
+// has a name of more than one line, a file to resume that is of another scan, of other weights or
+// no such file; FileError: it cannot be read or written; and as Pruner::step or Sharer::assign.
 POMONA_API Sensitivity<Prune> sensitivity(torch::nn::Module& model,
                                           const std::function<double()>& evaluate,
                                           const Rules<Prune>& rules,

@@ -149,7 +149,8 @@ TEST(Sensitivity, WritesTheFileThatPythonReads) {
       .dense = 0.91,
       .rows = {{"a,b", 0.1, 9, 10, 1e-05}, {"a,b", 0.95, 1, 10, 100.0}},
       .layers = {{{"a,b", {5, 2}}, Prune{.criterion = criterion, .scope = pomona::Scope::kGlobal}}},
-      .options = {.settings = {0.1, 0.95}, .metric = "caf\u00e9 \"%\""}};
+      .options = {.settings = {0.1, 0.95}, .metric = "caf\u00e9 \"%\""},
+      .weights = "crc32c 7"};
   const pomona::testing::TemporaryFolder folder;
   scan.to_csv(folder / "scan.csv");
   EXPECT_EQ(
@@ -157,12 +158,89 @@ TEST(Sensitivity, WritesTheFileThatPythonReads) {
       "# pomona.sensitivity {\"metric\": \"caf\\u00e9 \\\"%\\\"\", \"lower_is_better\": true, "
       "\"sparsities\": [0.1, 0.95], \"layers\": [{\"name\": \"a,b\", \"shape\": [5, 2], "
       "\"rule\": {\"sparsity\": 0.0, \"criterion\": {\"kind\": \"StdFactor\", \"quality\": "
-      "0.25}, \"scope\": \"global\"}}]}\n"
+      "0.25}, \"scope\": \"global\"}}], \"weights\": \"crc32c 7\"}\n"
       "layer,sparsity,kept,size,\"caf\u00e9 \"\"%\"\"\"\n"
       "(dense),0.0,10,10,0.91\n"
       "\"a,b\",0.1,9,10,1e-05\n"
       "\"a,b\",0.95,1,10,100.0\n");
   EXPECT_THROW(scan.to_csv(folder / "none" / "scan.csv"), pomona::FileError);
+}
+
+TEST(Sensitivity, AStoppedScanGoesOnBehindItsLastPoint) {
+  auto model = network();
+  const Rules<Prune> rules{{"0", Prune{}}, {"2", Prune{}}};
+  const pomona::testing::TemporaryFolder folder;
+  pomona::SensitivityOptions options{.settings = {0.2, 0.5, 0.9}};
+  int calls = 0, stop_at = 100;
+  const auto evaluate = [&] {
+    if (++calls == stop_at) throw std::runtime_error("stopped");
+    return static_cast<double>(zeros(model));
+  };
+  const auto whole = pomona::sensitivity(*model, evaluate, rules, options);
+  EXPECT_EQ(calls, 7);
+  whole.to_csv(folder / "whole.csv");
+
+  options.resume = folder / "scan.csv";
+  for (calls = 0, stop_at = 4; calls < stop_at;) {
+    EXPECT_THROW(pomona::sensitivity(*model, evaluate, rules, options), std::runtime_error);
+  }
+  pomona::testing::write_contents(options.resume,
+                                  pomona::testing::contents_of(options.resume) + "2.wei");
+  calls = 0, stop_at = 100;
+  const auto scan = pomona::sensitivity(*model, evaluate, rules, options);
+  EXPECT_EQ(calls, 4);
+  EXPECT_EQ(pomona::testing::contents_of(options.resume),
+            pomona::testing::contents_of(folder / "whole.csv"));
+  EXPECT_EQ(scan.rows[2].metric, whole.rows[2].metric);
+  pomona::sensitivity(*model, evaluate, rules, options);
+  EXPECT_EQ(calls, 4);  // everything is known
+}
+
+TEST(Sensitivity, RefusesToGoOnWithAnotherScan) {
+  auto model = network();
+  const auto nothing = [] { return 0.0; };
+  const pomona::testing::TemporaryFolder folder;
+  const pomona::SensitivityOptions options{.settings = {0.2}, .resume = folder / "scan.csv"};
+  const auto error = [&](const Rules<Prune>& rules) {
+    return error_of([&] { pomona::sensitivity(*model, nothing, rules, options); });
+  };
+  const auto expected = [&](const std::string& why) {
+    return "sensitivity: expected `resume` to be a file of this scan, got \"" +
+           options.resume.string() + "\" (" + why + "). Name another file or delete it.";
+  };
+  const Rules<Prune> rules{{"0", Prune{}}};
+  EXPECT_EQ(error(rules), "no error");
+  const std::string another = expected("a scan of another model, rules, settings or metric");
+  EXPECT_EQ(error({{"2", Prune{}}}), another);
+  const std::string before = pomona::testing::contents_of(options.resume);
+  pomona::testing::write_contents(options.resume, before + "0.weight,0.2,x,80,0.0\n");
+  EXPECT_EQ(error(rules), expected("the line \"0.weight,0.2,x,80,0.0\" is damaged"));
+  pomona::testing::write_contents(options.resume, "layer,kept\n");
+  EXPECT_EQ(error(rules), expected("its first line is another"));
+  pomona::testing::write_contents(options.resume, before);
+  {
+    const torch::NoGradGuard no_grad;
+    model->parameters()[0].add_(1.0);
+  }
+  EXPECT_EQ(error(rules), another);  // another training
+  const pomona::SensitivityOptions nowhere{.resume = folder / "none" / "scan.csv"};
+  EXPECT_THROW(pomona::sensitivity(*model, nothing, rules, nowhere), pomona::FileError);
+}
+
+TEST(Sensitivity, ALineOfTheFileIsReadAsItWasWritten) {
+  for (const char* name : {"a.weight", "a,b", "say \"a\", b", "\""}) {
+    const pomona::ScanPoint point{name, 0.1, 3, 10, 1e-05};
+    std::string line = pomona::scan_line(pomona::ScanKind::kSparsity, point);
+    line.pop_back();
+    const auto read = pomona::parse_scan_line(line);
+    ASSERT_TRUE(read.has_value()) << line;
+    EXPECT_EQ(read->layer, name);
+    EXPECT_EQ(pomona::scan_line(pomona::ScanKind::kSparsity, *read), line + "\n");
+  }
+  for (const char* line : {"", "a", "a,1,2,3", "a,1,2,3,x", "a,1.5x,2,3,4", "a,0.1,2.5,3,4",
+                           "\"a,0.1,2,3,4", "a\"b,0.1,2,3,4", "\"a\"b\",0.1,2,3,4"}) {
+    EXPECT_FALSE(pomona::parse_scan_line(line).has_value()) << line;
+  }
 }
 
 TEST(Sensitivity, RefusesWhatItCannotDo) {
