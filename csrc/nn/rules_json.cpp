@@ -55,6 +55,8 @@ std::string pieces(const Granularity& granularity) {
       return text("block:", rows, "x", columns);
     case Granularity::Kind::kNOfM:
       return text(rows, ":", columns);
+    case Granularity::Kind::kBalanced:
+      return text("balanced:", rows);
     case Granularity::Kind::kElement:
       break;
   }

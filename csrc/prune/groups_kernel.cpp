@@ -114,6 +114,60 @@ Mask select_n_of_m(std::span<const Float> scores, const MatrixShape& shape,
   return mask;
 }
 
+namespace {
+
+// How many each bank keeps, when `kept` stay in all: equally many, but never more than it has; the
+// first banks one more, where it does not come out even.
+std::vector<int64_t> equal_shares(const std::vector<std::vector<int64_t>>& banks, int64_t kept) {
+  const auto filled = [&](int64_t level) {
+    int64_t sum = 0;
+    for (const auto& bank : banks) sum += std::min(std::ssize(bank), level);
+    return sum;
+  };
+  int64_t level = 0, above = kept + 1;  // the highest level that takes at most `kept`
+  while (above - level > 1) {
+    const int64_t middle = std::midpoint(level, above);
+    (filled(middle) <= kept ? level : above) = middle;
+  }
+  int64_t left = kept - filled(level);
+  std::vector<int64_t> shares;
+  for (const auto& bank : banks) {
+    const bool has_one_more = left > 0 && std::ssize(bank) > level;
+    left -= has_one_more ? 1 : 0;
+    shares.push_back(std::min(std::ssize(bank), level + (has_one_more ? 1 : 0)));
+  }
+  return shares;
+}
+
+}  // namespace
+
+template <class Float>
+Mask select_balanced(std::span<const Float> scores, const MatrixShape& shape, int64_t banks,
+                     double sparsity, const Mask& previous, bool by_value) {
+  const int64_t width = shape.columns * shape.inner;
+  std::vector<std::vector<int64_t>> live(static_cast<size_t>(banks));
+  for (int64_t i = 0; i < shape.size(); ++i) {
+    const bool is_zero = !by_value && scores[static_cast<size_t>(i)] == Float{0};
+    if (previous[i] && !is_zero) live[static_cast<size_t>(i / width % banks)].push_back(i);
+  }
+  const auto going =
+      static_cast<int64_t>(std::floor(static_cast<double>(shape.size()) * sparsity + 0.5));
+  const auto shares = equal_shares(live, shape.size() - going);
+  Mask mask(shape.size(), false);
+  for (size_t b = 0; b < live.size(); ++b) {
+    auto& bank = live[b];
+    const auto end = bank.begin() + shares[b];
+    // The most important first; of equal ones the lower index goes, so the higher one is before.
+    std::nth_element(bank.begin(), end, bank.end(), [&](int64_t x, int64_t y) {
+      const auto of_x = importance(scores[static_cast<size_t>(x)], by_value);
+      const auto of_y = importance(scores[static_cast<size_t>(y)], by_value);
+      return of_x != of_y ? of_x > of_y : x > y;
+    });
+    std::for_each(bank.begin(), end, [&](int64_t i) { mask.set(i, true); });
+  }
+  return mask;
+}
+
 template POMONA_API GroupSums sum_groups(std::span<const float>, const MatrixShape&,
                                          const Granularity&, bool);
 template POMONA_API GroupSums sum_groups(std::span<const double>, const MatrixShape&,
@@ -122,5 +176,9 @@ template POMONA_API Mask select_n_of_m(std::span<const float>, const MatrixShape
                                        const Granularity&, const Mask&, bool);
 template POMONA_API Mask select_n_of_m(std::span<const double>, const MatrixShape&,
                                        const Granularity&, const Mask&, bool);
+template POMONA_API Mask select_balanced(std::span<const float>, const MatrixShape&, int64_t,
+                                         double, const Mask&, bool);
+template POMONA_API Mask select_balanced(std::span<const double>, const MatrixShape&, int64_t,
+                                         double, const Mask&, bool);
 
 }  // namespace pomona

@@ -50,4 +50,12 @@ template <class Float>
 POMONA_API Mask select_n_of_m(std::span<const Float> scores, const MatrixShape& shape,
                               const Granularity& granularity, const Mask& previous, bool by_value);
 
+// Of floor(n * sparsity + 0.5) weights the smallest of each bank go, so that all banks keep equally
+// many (the first ones one more, where it does not come out even; a bank that has fewer keeps all).
+// Ties, `previous` and scores of 0 as in select_n_of_m. Source: ESE, FPGA 2017, §3.2.
+template <class Float>
+POMONA_API Mask select_balanced(std::span<const Float> scores, const MatrixShape& shape,
+                                int64_t banks, double sparsity, const Mask& previous,
+                                bool by_value);
+
 }  // namespace pomona

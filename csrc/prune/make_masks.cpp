@@ -167,6 +167,17 @@ MadeMask select_neighbours(const MaskRequest& request) {
           0.0};
 }
 
+MadeMask select_in_banks(const MaskRequest& request) {
+  const at::Tensor wide = widened(request.scores);
+  return {with_values(wide,
+                      [&](auto values) {
+                        return select_balanced(
+                            values, matrix_shape(request.shape), request.rule.granularity.rows,
+                            request.round.sparsity, previous_of(request), request.by_value);
+                      }),
+          0.0};
+}
+
 // quality * standard deviation of the whole parameter, at this round.
 double deviation_threshold(const MaskRequest& request, const Ranks& ranks) {
   const at::Tensor wide = widened(request.scores);
@@ -198,6 +209,7 @@ std::vector<MadeMask> make_pool(const Pool& pool, const Ranks& ranks) {
     return {apply_threshold(first, deviation_threshold(first, ranks))};
   }
   if (first.rule.granularity.kind == Granularity::Kind::kNOfM) return {select_neighbours(first)};
+  if (first.rule.granularity.kind == Granularity::Kind::kBalanced) return {select_in_banks(first)};
   if (first.rule.granularity.kind != Granularity::Kind::kElement) {
     return select_pieces(pool, ranks);
   }
@@ -210,7 +222,8 @@ std::vector<MadeMask> make_pool(const Pool& pool, const Ranks& ranks) {
 bool is_pooled(const MaskRequest& request) {
   return request.rule.scope == Scope::kGlobal &&
          request.rule.criterion.kind != Criterion::Kind::kStdFactor &&
-         request.rule.granularity.kind != Granularity::Kind::kNOfM;
+         request.rule.granularity.kind != Granularity::Kind::kNOfM &&
+         request.rule.granularity.kind != Granularity::Kind::kBalanced;
 }
 
 }  // namespace

@@ -49,9 +49,13 @@ void check_shape(const std::string& name, const std::vector<int64_t>& shape, con
   }
 }
 
-// Shards end where blocks end.
+// Shards end where blocks end; banks would be spread over them.
 void check_blocks(const std::string& name, const std::vector<int64_t>& shape, const Prune& rule,
                   const std::optional<Shard>& shard) {
+  if (shard && rule.granularity.kind == Granularity::Kind::kBalanced) {
+    throw InvalidArgument(
+        text("Pruner: expected `", name, "` to be whole for granularity balanced, got a shard."));
+  }
   if (!shard || rule.granularity.kind != Granularity::Kind::kBlock) return;
   const int64_t rows = rule.granularity.rows;
   const int64_t end = shard->first_row + shape.at(0);

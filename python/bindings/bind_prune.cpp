@@ -125,9 +125,10 @@ Prune to_rule(const RuleRow& row) {
       from_optimizer,
       seed};
   const auto& [piece, rows, columns] = granularity;
-  rule.granularity = {kind_of<Granularity::Kind>("granularity", piece,
-                                                 {"element", "row", "column", "block", "n:m"}),
-                      rows, columns};
+  rule.granularity = {
+      kind_of<Granularity::Kind>("granularity", piece,
+                                 {"element", "row", "column", "block", "n:m", "balanced"}),
+      rows, columns};
   const auto& [when, begin, every, length, sparsities, initial, margin] = schedule;
   rule.schedule = {kind_of<Schedule::Kind>(
                        "schedule", when, {"one_shot", "iterative", "cubic", "growing", "surgery"}),

@@ -19,6 +19,7 @@ void bind_quantize(pybind11::module_& m);
 void bind_infer(pybind11::module_& m);
 void bind_nn(pybind11::module_& m);
 void bind_dead(pybind11::module_& m);
+void bind_eie(pybind11::module_& m);
 
 // Python's view of Live: (weight, [(state name, tensor), ...]).
 using Rows = std::vector<std::pair<at::Tensor, std::vector<std::pair<std::string, at::Tensor>>>>;

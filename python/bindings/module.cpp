@@ -64,4 +64,5 @@ PYBIND11_MODULE(_C, m) {
   pomona::bindings::bind_infer(m);
   pomona::bindings::bind_nn(m);
   pomona::bindings::bind_dead(m);
+  pomona::bindings::bind_eie(m);
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 # First: loads libtorch, which our libraries then find by SONAME even when no run path leads to it.
 import torch
 
-from . import _C, convert, nn, quantize, schedules
+from . import _C, convert, eie, nn, quantize, schedules
 from ._C import CorruptFile, InvalidArgument, Mask
 from ._load_packed import load_packed_
 from .dead import DeadReport, Removal, dead_neurons, remove_dead_
@@ -70,6 +70,7 @@ __all__ = [
     "convert",
     "cuda_available",
     "dead_neurons",
+    "eie",
     "entries",
     "fisher",
     "freeze",

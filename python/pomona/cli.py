@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import _C, convert
+from . import _C, convert, eie
 from .io import CODINGS, File, load, save
 from .report import entries_table, fp32_bytes, percent, ratio, shape_text, size, text_table
 from .rules import Prune, Rules, Share, rules_from_json
@@ -137,7 +137,39 @@ def _parser() -> argparse.ArgumentParser:
         "or a file with that",
     )
     _add_coding(han)
+    _add_eie(command)
     return parser
+
+
+def _add_eie(command: Callable[..., argparse.ArgumentParser]) -> None:
+    machine = command(
+        "eie",
+        _eie,
+        "run the matrices of a file on EIE, cycle by cycle",
+        "Weights must be shared. `pomona eie sweep FILE` compares machines.",
+    )
+    machine.add_argument("file", metavar="[sweep] FILE", nargs="+", help="a .pomona file")
+    machine.add_argument("--pes", default="64", metavar="N", help="of a sweep: 16,64,256")
+    machine.add_argument("--fifo", default="8", metavar="N", help="queue slots; of a sweep: 2,8,32")
+    machine.add_argument("--sram-width", type=int, default=64, metavar="BITS", help="32 to 512")
+    machine.add_argument("--code-bits", type=int, default=4, metavar="N")
+    machine.add_argument("--gap-bits", type=int, default=4, metavar="N")
+    machine.add_argument(
+        "--arithmetic", default="fixed16", choices=("fixed8", "fixed16", "fixed32", "float32")
+    )
+    machine.add_argument("--technology", default="45nm", choices=("45nm", "28nm"))
+    machine.add_argument("--signed", action="store_true", help="pass on activations below zero too")
+    machine.add_argument(
+        "--activations",
+        metavar="IN",
+        help="a .safetensors, .pt or .pth with the input of the first layer, or of each by its "
+        "name; left out: drawn at random",
+    )
+    machine.add_argument("--density", type=float, default=0.35, help="of random activations")
+    machine.add_argument("--samples", type=int, default=1, metavar="N", help="inputs to simulate")
+    machine.add_argument("--trace", metavar="A:B", help="these cycles as text, a row for each PE")
+    machine.add_argument("--plot", metavar="OUT.png", help="cycles and energy as a picture")
+    machine.add_argument("--json", action="store_true", help="the same as JSON")
 
 
 def _add_coding(parser: argparse.ArgumentParser) -> None:
@@ -233,6 +265,62 @@ def _import_han(parsed: argparse.Namespace) -> tuple[str, int]:
         )
     tensors = convert.read_han(parsed.file, list(shapes.items()))
     return _saved(tensors, parsed), 0
+
+
+def _eie(parsed: argparse.Namespace) -> tuple[str, int]:
+    is_sweep = parsed.file[0] == "sweep" and len(parsed.file) > 1
+    files, parsed.file = parsed.file[is_sweep:], parsed.file[-1]
+    if len(files) != 1:
+        raise _C.InvalidArgument(f"eie: expected one FILE, got {' '.join(files)}.")
+    options = {
+        "sram_width": parsed.sram_width,
+        "code_bits": parsed.code_bits,
+        "gap_bits": parsed.gap_bits,
+        "arithmetic": parsed.arithmetic,
+        "technology": parsed.technology,
+        "signed": parsed.signed,
+        "samples": parsed.samples,
+        "density": parsed.density,
+    }
+    x = _activations(parsed.activations)
+    pes, fifo = _numbers("pes", parsed.pes), _numbers("fifo", parsed.fifo)
+    if is_sweep:
+        results = eie.sweep(parsed.file, x, pes=pes, fifo=fifo, **options)
+        if parsed.json:
+            return f"[{', '.join(result.to_json() for result in results)}]", 0
+        return eie.sweep_table(results), 0
+    if len(pes) != 1 or len(fifo) != 1:
+        raise _C.InvalidArgument("eie: expected one machine, got several. Use `pomona eie sweep`.")
+    window = None if parsed.trace is None else _window(parsed.trace)
+    result = eie.simulate(parsed.file, x, pes=pes[0], fifo=fifo[0], trace=window, **options)
+    if parsed.plot:
+        result.plot(parsed.plot)
+    if parsed.json:
+        return result.to_json(), 0
+    traces = [f"{x.name}, {x.trace}" for x in result.layers if x.trace]
+    return "\n".join([str(result), *traces]).rstrip("\n"), 0
+
+
+def _activations(path: str | None) -> Any:
+    """One tensor, or several by name."""
+    if path is None:
+        return None
+    tensors = convert.read_tensors(path)
+    return next(iter(tensors.values())) if len(tensors) == 1 else tensors
+
+
+def _numbers(what: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise _C.InvalidArgument(f"eie: expected --{what} to be numbers, got {text!r}.") from None
+
+
+def _window(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit()):
+        raise _C.InvalidArgument(f"eie: expected --trace FIRST:LAST, got {text!r}.")
+    return int(first), int(last)
 
 
 def _saved(

@@ -43,8 +43,9 @@ class Prune:
             ``pomona.schedules`` (``StdFactor``, ``OBD(decay=...)``, ...).
         granularity: "element"; "row" ("neuron", "filter"): dimension 0; "column" ("channel"):
             dimension 1; "block:4x8": blocks of the matrix [dim 0, the rest]; "2:4": two of every
-            four neighbours along dimension 1 stay. The score of a piece is the mean over its
-            weights.
+            four neighbours along dimension 1 stay; "balanced:64": elements, equally many in the
+            rows of each of 64 banks (row r of bank r mod 64), as the PEs of EIE want them. The
+            score of a piece is the mean over its weights.
         scope: "layer", or "global": the parameters of equal rules are compared with one another.
         schedule: when, in calls of ``step()``; see ``pomona.schedules``.
         may_empty: whether a parameter may lose all its weights.
@@ -135,9 +136,11 @@ def _piece(granularity: Any) -> tuple[str, int, int]:
             return ("block", int(found[1]), int(found[2]))
         if found := re.fullmatch(r"(\d+):(\d+)", granularity):
             return ("n:m", int(found[1]), int(found[2]))
+        if found := re.fullmatch(r"balanced:(\d+)", granularity):
+            return ("balanced", int(found[1]), 1)
     raise _C.InvalidArgument(
-        f"Prune: expected `granularity` to be one of {', '.join(_PIECES)}, 'block:RxC' or 'N:M', "
-        f"got {granularity!r}."
+        f"Prune: expected `granularity` to be one of {', '.join(_PIECES)}, 'block:RxC', 'N:M' or "
+        f"'balanced:PES', got {granularity!r}."
     )
 
 

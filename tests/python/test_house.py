@@ -52,6 +52,7 @@ HEADERS = {
     "codebook.h": ("quantize", True),
     "quantize.h": ("quantize", False),
     "encode.h": ("encode", True),
+    "eie.h": ("eie", True),
     "file.h": ("encode", True),
     "packed.h": ("infer", True),
     "infer.h": ("infer", False),

@@ -37,6 +37,9 @@ struct Granularity {
     kColumn,  // dimension 1: an input's connections, a channel
     kBlock,   // rows x columns of the matrix [dim 0, the rest]; at the edges, what is left
     kNOfM,    // of each `columns` neighbours along dimension 1, the `rows` largest stay (2:4)
+    // Weights, equally many in each of `rows` banks, where row r of dimension 0 is of bank r mod
+    // `rows`: the PEs of EIE (load-balance-aware pruning; Han et al., ESE, FPGA 2017, §3.2).
+    kBalanced,
   };
   Kind kind = Kind::kElement;
   int64_t rows = 1;
