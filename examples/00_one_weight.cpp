@@ -2,6 +2,7 @@
 // (docs/architecture.md has the map). No torch. Its output is tests/golden/00_one_weight.txt, so
 // this tour never goes stale.
 #include "pomona/codebook.h"
+#include "pomona/eie.h"
 #include "pomona/encode.h"
 #include "pomona/file.h"
 #include "pomona/packed.h"
@@ -196,6 +197,21 @@ void multiply(const pomona::Weight& weight) {
   std::printf("\n");
 }
 
+// The same weight on four PEs of EIE, which skip the zeros of x.
+void simulate(const pomona::Weight& weight) {
+  const pomona::eie::Config config{.pes = 4};
+  const pomona::eie::Layer layer(weight, {}, config);
+  const std::vector<float> x{1, 0, 2, 0.5f, 0, 1, 0, 3};
+  const auto run =
+      pomona::eie::Machine(config).run(layer, x, layer.choose_format(x), {.trace_last = 99});
+  std::printf(
+      "\n9. On EIE, x = 1 0 2 0.5 0 1 0 3: g a group of x is read, B one of it goes to all PEs,\n"
+      "   # a weight, f a filler, o a column without weights, . nothing\n");
+  std::printf("%s   in 16 bits", run.trace.c_str());
+  for (const float value : run.outputs) std::printf(" %s", printable(value).c_str());
+  std::printf("\n");
+}
+
 }  // namespace
 
 int main() {
@@ -209,5 +225,7 @@ int main() {
   // With so few bits a gap is its own symbol, and the filler the last.
   huffman("gaps", {relative.gaps.begin(), relative.gaps.end()}, pomona::gap_alphabet(kGapBits));
   huffman("codes", weight.codes, static_cast<int64_t>(weight.codebook.size()));
-  multiply(through_a_file(weight));
+  const auto back = through_a_file(weight);
+  multiply(back);
+  simulate(back);
 }

@@ -5,6 +5,7 @@
 
 #include "bindings.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/utils/pybind.h>
 
@@ -23,6 +24,7 @@ namespace pomona::bindings {
 namespace {
 
 using eie::Config;
+using ReleaseGil = py::call_guard<py::gil_scoped_release>;
 using Digits = std::tuple<int, int, int>;  // of weights, inputs, outputs
 using Counts = std::map<std::string, double>;
 
@@ -55,6 +57,24 @@ at::Tensor to_tensor(std::span<const float> values, at::IntArrayRef shape) {
 eie::Layer make_layer(const std::string& name, const at::Tensor& weight,
                       const std::optional<at::Tensor>& bias, const Config& config) {
   return {to_weight(name, weight), bias ? floats(*bias) : std::span<const float>(), config};
+}
+
+// [n, cols] -> [n, rows], inputs spread over torch's threads.
+at::Tensor outputs_of(const eie::Layer& layer, const Config& config, const at::Tensor& activations,
+                      const Digits& digits, bool relu) {
+  const eie::Machine machine(config);
+  const auto inputs = floats(activations);
+  const auto cols = static_cast<size_t>(activations.size(1));
+  const auto rows = static_cast<size_t>(layer.rows());
+  at::Tensor outputs = at::empty({activations.size(0), layer.rows()}, at::kFloat);
+  float* out = outputs.data_ptr<float>();
+  at::parallel_for(0, activations.size(0), 1, [&](int64_t begin, int64_t end) {
+    const auto first = static_cast<size_t>(begin), count = static_cast<size_t>(end - begin);
+    const auto some = inputs.subspan(first * cols, count * cols);
+    const auto found = machine.outputs(layer, some, format_of(digits), relu);
+    std::ranges::copy(found, out + first * rows);
+  });
+  return outputs;
 }
 
 Counts to_counts(const eie::Energy& energy) {
@@ -173,16 +193,9 @@ void bind_eie(py::module_& m) {
             return std::tuple(to_tensor(run.outputs, {self.rows()}), run.statistics, run.trace);
           },
           py::arg("config"), py::arg("activations"), py::arg("digits"), py::arg("relu") = false,
-          py::arg("trace_first") = 0, py::arg("trace_last") = -1)
-      .def(
-          "outputs",
-          [](const eie::Layer& self, const Config& config, const at::Tensor& activations,
-             const Digits& digits, bool relu) {
-            const auto outputs =
-                eie::Machine(config).outputs(self, floats(activations), format_of(digits), relu);
-            return to_tensor(outputs, {activations.size(0), self.rows()});
-          },
-          py::arg("config"), py::arg("activations"), py::arg("digits"), py::arg("relu") = false);
+          py::arg("trace_first") = 0, py::arg("trace_last") = -1, ReleaseGil())
+      .def("outputs", &outputs_of, py::arg("config"), py::arg("activations"), py::arg("digits"),
+           py::arg("relu") = false, ReleaseGil());
 }
 
 }  // namespace pomona::bindings

@@ -105,7 +105,7 @@ def from_model(
 
     handles = [
         module.register_forward_pre_hook(lambda m, x, name=name: see(name, m, x[0]))
-        for name, module in dense.named_modules()
+        for name, module in _named(dense)
         if isinstance(module, (nn.Linear, nn.Conv2d))
     ]
     dense.eval()
@@ -113,7 +113,7 @@ def from_model(
         dense(*arguments)
     for handle in handles:
         handle.remove()
-    for name, module in dense.named_modules():
+    for name, module in _named(dense):
         if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
             skipped[name] = f"{type(module).__name__} is not a chain of products (see lstm_step)"
     if not found:
@@ -198,7 +198,7 @@ def hooked(
 
     handles = [
         module.register_forward_hook(lambda m, x, y, name=name: replace(name, m, x[0], y))
-        for name, module in model.named_modules()
+        for name, module in _named(model)
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
     ]
     try:
@@ -207,6 +207,12 @@ def hooked(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules by name; that of a layer alone is its kind."""
+    for name, module in model.named_modules():
+        yield name or type(module).__name__, module
 
 
 def _vectors(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, int]:

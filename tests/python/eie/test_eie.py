@@ -64,6 +64,32 @@ def test_outputs_are_those_of_the_reference(arithmetic, pes):
         assert torch.equal(got, torch.tensor(expected))  # of 32 bits, float32 holds the first 24
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_outputs_stay_within_the_bound_of_docs_eie(seed):
+    weight, x = shared(80, 200, seed=seed), activations(1, 200, seed=seed + 50)
+    layer = eie.simulate(weight, x, measure=False).layers[0]
+    of_weight, of_input, of_output = (0.5 * 2.0**-digits for digits in layer.digits)
+    exact = functional.linear(x.double(), weight.double())[0]
+    products = ((weight != 0) & (x != 0)).sum(1)
+    bound = products * of_output  # each is rounded once
+    bound = bound + (x.abs() * (weight != 0)).sum(1) * of_weight
+    bound = bound + (weight.abs() * (x != 0)).sum(1) * of_input + products * of_weight * of_input
+    assert ((layer.outputs[0] - exact).abs() <= bound).all()
+    packed = pomona.nn.PackedLinear(weight, layout="pgv", precision="fixed16")(x)[0]
+    assert ((layer.outputs[0] - packed).abs() <= bound + 1e-4 * exact.abs().max()).all()
+
+
+def test_a_layer_alone_is_a_network():
+    layer = nn.Linear(50, 20)
+    with torch.no_grad():
+        layer.weight.copy_(shared(20, 50))
+    x = activations(1, 50)
+    result = eie.simulate(layer, x, measure=False)
+    assert [found.name for found in result.layers] == ["Linear"]
+    with eie.emulated(layer, x):
+        assert torch.equal(layer(x), result.layers[0].outputs)
+
+
 def test_signed_activations_are_passed_on_when_asked():
     weight, x = shared(30, 40), torch.randn(1, 40, generator=torch.Generator().manual_seed(5))
     plain = eie.simulate(weight, x, measure=False).layers[0]
