@@ -75,8 +75,8 @@ Weight with_one_codebook(const Weight& weight) {
 }
 
 [[noreturn]] void refuse(const std::string& name, const std::string& condition,
-                         const std::string& got) {
-  throw InvalidArgument(text("eie: expected `", name, "` ", condition, ", got ", got, "."));
+                         const std::string& got, const char* advice = "") {
+  throw InvalidArgument(text("eie: expected `", name, "` ", condition, ", got ", got, ".", advice));
 }
 
 }  // namespace
@@ -94,7 +94,7 @@ Layer::Layer(const Weight& given, std::span<const float> bias, const Config& con
     refuse(name_,
            text("to have at most ", most, " centroids (codes of ", config.code_bits,
                 " bits, one for fillers)"),
-           text(weight.centroids()));
+           text(weight.centroids()), " Raise code_bits, or share by fewer.");
   }
   if (!bias.empty() && std::ssize(bias) != rows_) {
     refuse(name_, text("to have a bias of ", rows_), text(bias.size()));

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,8 +96,8 @@ def from_model(
     skipped: dict[str, str] = {}
 
     def see(name: str, module: nn.Module, x: torch.Tensor) -> None:
-        if isinstance(module, nn.Conv2d) and module.groups != 1:
-            skipped[name] = f"a convolution of {module.groups} groups"
+        if why := _why_not(module):
+            skipped[name] = why
         elif name not in found:
             rows, positions = _vectors(module, x)
             keep = None if samples is None else samples * positions
@@ -117,9 +117,10 @@ def from_model(
         if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
             skipped[name] = f"{type(module).__name__} is not a chain of products (see lstm_step)"
     if not found:
+        reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items()) or "without any"
         raise _C.InvalidArgument(
-            "eie: expected a network with Linear or Conv2d layers, got "
-            f"{type(model).__name__} without any."
+            "eie: expected a network with shared Linear or Conv2d layers, got "
+            f"{type(model).__name__} ({reasons})."
         )
     return list(found.values()), skipped
 
@@ -152,6 +153,8 @@ def from_file(
                 skipped[name] = "no activations were given"
                 continue
             layers.append(_matrix(name, weight, bias, as_rows(activations[name])[:samples], 1))
+        elif activations is None and not _is_shared(weight):
+            skipped[name] = _NOT_SHARED
         elif activations is None:
             rows = _random(samples, weight.shape[1], density, seed=len(layers))
             note = f"random activations, {100 * density:.0f} % of them nonzero"
@@ -167,6 +170,21 @@ def from_file(
             layers.append(_matrix(name, weight, bias, as_rows(x)[:samples], 1))
             x = outputs(layers[-1])
     return layers, skipped
+
+
+_NOT_SHARED = "its weights are not shared"
+
+
+def _why_not(module: nn.Module) -> str:
+    """Why a layer is not for the machine; empty when it is."""
+    if isinstance(module, nn.Conv2d) and module.groups != 1:
+        return f"a convolution of {module.groups} groups"
+    return "" if _is_shared(module.weight) else _NOT_SHARED
+
+
+def _is_shared(weight: torch.Tensor) -> bool:
+    """By so few values that some number of code bits holds them."""
+    return len(weight.detach().unique()) <= 256
 
 
 def _check_names(activations: Any, names: dict[str, str]) -> None:
@@ -185,9 +203,9 @@ def _check_names(activations: Any, names: dict[str, str]) -> None:
 
 @contextmanager
 def hooked(
-    model: nn.Module, outputs: Callable[[str, torch.Tensor], torch.Tensor]
+    model: nn.Module, names: Collection[str], outputs: Callable[[str, torch.Tensor], torch.Tensor]
 ) -> Iterator[None]:
-    """Within it, ``outputs(name, rows)`` says what a Linear or Conv2d layer gives."""
+    """Within it, ``outputs(name, rows)`` says what those Linear and Conv2d layers give."""
 
     def replace(name: str, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         rows, positions = _vectors(module, x)
@@ -199,7 +217,7 @@ def hooked(
     handles = [
         module.register_forward_hook(lambda m, x, y, name=name: replace(name, m, x[0], y))
         for name, module in _named(model)
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+        if name in names
     ]
     try:
         with torch.no_grad():

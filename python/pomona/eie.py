@@ -128,7 +128,9 @@ def emulated(
     machine: Machine | None = None,
     **options: Any,
 ) -> Iterator[torch.nn.Module]:
-    """The model with every Linear and Conv2d layer computed in the machine's arithmetic.
+    """The model with its shared Linear and Conv2d layers computed in the machine's arithmetic.
+
+    Layers that are not shared, and convolutions of several groups, are computed as before.
 
     Args:
         model: its weights and its keys stay as they are.
@@ -149,7 +151,7 @@ def emulated(
         made, digits = ready[name]
         return made.outputs(machine._config, rows, digits)
 
-    with hooked(model, outputs):
+    with hooked(model, ready, outputs):
         yield model
 
 

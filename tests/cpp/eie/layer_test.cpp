@@ -119,7 +119,7 @@ TEST(EieLayer, RefusesWhatTheMachineCannotHold) {
   const auto weight = matrix(1, 17, values);
   EXPECT_EQ(error_of([&] { Layer(weight, {}, {}); }),
             "eie: expected `fc` to have at most 15 centroids (codes of 4 bits, one for fillers), "
-            "got 17.");
+            "got 17. Raise code_bits, or share by fewer.");
   EXPECT_EQ(error_of([&] { Layer(weight, {}, {.code_bits = 5}); }), "no error");
   const std::vector<float> bias(3);
   EXPECT_EQ(error_of([&] { Layer(weight, bias, {.code_bits = 5}); }),

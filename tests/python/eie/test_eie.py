@@ -178,6 +178,23 @@ def test_a_grouped_convolution_is_left_out_and_said_so():
     assert "0: not simulated, a convolution of 2 groups" in str(result)
 
 
+def test_a_layer_that_is_not_shared_is_left_out_and_said_so(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 8))
+    with torch.no_grad():
+        model[2].weight.copy_(shared(8, 30))
+    x = activations(2, 40)
+    result = eie.simulate(model, x, measure=False)
+    assert [layer.name for layer in result.layers] == ["2"]
+    assert result.skipped == {"0": "its weights are not shared"}
+    pomona.save(model, tmp_path / "net.pomona")
+    assert eie.simulate(tmp_path / "net.pomona", measure=False).skipped == result.skipped
+    with eie.emulated(model, x):
+        assert torch.allclose(model(x), model[2](model[1](model[0](x))))
+    with pytest.raises(pomona.InvalidArgument, match=r"\(0: its weights are not shared\)"):
+        eie.simulate(model[:1], x)
+
+
 def test_emulated_network_runs_in_the_arithmetic_of_the_machine():
     model, images = network(), activations(4, 1, 8, 8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -385,7 +402,7 @@ def test_balanced_pruning_gives_every_pe_equally_many():
         (
             lambda: eie.simulate(torch.arange(20.0).view(1, 20), torch.ones(20)),
             "eie: expected `weight` to have at most 15 centroids (codes of 4 bits, one for "
-            "fillers), got 19.",
+            "fillers), got 19. Raise code_bits, or share by fewer.",
         ),
         (
             lambda: eie.simulate(torch.randn(30, 30), torch.ones(30)),
@@ -393,7 +410,7 @@ def test_balanced_pruning_gives_every_pe_equally_many():
         ),
         (
             lambda: eie.simulate(nn.ReLU(), torch.ones(3)),
-            "eie: expected a network with Linear or Conv2d layers, got ReLU without any.",
+            "eie: expected a network with shared Linear or Conv2d layers, got ReLU (without any).",
         ),
         (
             lambda: eie.simulate(nn.Linear(2, 2), None),

@@ -228,3 +228,15 @@ def test_from_linear_refuses_other_modules():
         InvalidArgument, match=r"expected `linear` to be a torch.nn.Linear, got ReLU"
     ):
         PackedLinear.from_linear(nn.ReLU())
+
+
+@pytest.mark.slow  # it compiles C++
+def test_compiles_ahead_of_time(tmp_path):
+    packed = PackedLinear(torch.randn(12, 20), torch.randn(12), relu=True)
+    model = torch.nn.Sequential(packed, torch.nn.Linear(12, 5))
+    x = torch.randn(3, 20)
+    program = torch.export.export(model, (x,))
+    package = torch._inductor.aoti_compile_and_package(
+        program, package_path=str(tmp_path / "net.pt2")
+    )
+    torch.testing.assert_close(torch._inductor.aoti_load_package(package)(x), model(x))
