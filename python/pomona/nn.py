@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from . import _C
+from ._packed_attention import PackedMultiheadAttention
 from ._packed_linear import PackedLinear
 from ._packed_rnn import PackedGRU, PackedLSTM
 from ._shared_base import SharedLayer
@@ -26,6 +27,7 @@ __all__ = [
     "PackedGRU",
     "PackedLSTM",
     "PackedLinear",
+    "PackedMultiheadAttention",
     "SharedConv2d",
     "SharedEmbedding",
     "SharedLinear",
