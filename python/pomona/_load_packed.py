@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import _C
+from . import _C, _packed_cache
 from ._packed_linear import Layout, PackedLinear, Precision, done_precision
 from ._shell import clean_name
 
@@ -23,6 +23,7 @@ def load_packed_(
     *,
     precision: Precision = "fp32",
     layout: Layout | None = None,
+    cache: bool | str | os.PathLike[str] = False,
 ) -> list[str]:
     """Load a ``.pomona`` file, its pruned or shared linear layers straight into packed ones.
 
@@ -41,6 +42,10 @@ def load_packed_(
             "fp32", and all are where this processor has no instructions for it (which is said
             once).
         layout: of the packed layers; None: the likely fastest on this machine.
+        cache: True, or a path: keep what was packed in a file (True: the path with ``.packed``
+            behind it), and map it into memory the next time, in milliseconds. It is of this very
+            file, version, processor and these options; what is of another, damaged or cannot be
+            written is passed over, and written anew.
 
     Returns:
         The names of the packed layers.
@@ -75,10 +80,18 @@ def load_packed_(
         for prefix, module in model.named_modules(remove_duplicate=False)
         if id(module) in replaced
     }
-    packed = {
-        name: reader.read_packed(f"{name}.weight", layout or "", precision) for name in linears
-    }
-    dense = {name: reader.read(name) for name in state if name not in weights}
+    kept = None if cache is False else _packed_cache.path_of(path, cache)
+    key = "" if kept is None else _packed_cache.key_of(path, precision, layout)
+    found = None if kept is None else _packed_cache.read(kept, key)
+    if found is None or found[0].keys() != linears.keys():
+        packed = {
+            name: reader.read_packed(f"{name}.weight", layout or "", precision) for name in linears
+        }
+        dense = {name: reader.read(name) for name in state if name not in weights}
+        if kept is not None:
+            _packed_cache.write(kept, key, packed, dense)
+    else:
+        packed, dense = found
     _put_dense(model, dense)
     for name, places in linears.items():
         bias = dense.get(f"{name}.bias")

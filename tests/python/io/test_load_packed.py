@@ -210,3 +210,49 @@ def test_from_packed_refuses_other_bytes():
     ):
         PackedLinear.from_packed(layer.packed, torch.ones(2))
     assert torch.equal(PackedLinear.from_packed(layer.packed).weight, torch.eye(3))
+
+
+def test_a_cache_is_written_and_mapped_the_next_time(trained, path, tmp_path, monkeypatch):
+    first, second, third = on_meta(), on_meta(), on_meta()
+    assert pomona.load_packed_(first, path, cache=True) == ["hidden"]
+    assert (tmp_path / "net.pomona.packed").exists()
+
+    def fail(*_):
+        raise AssertionError("it was packed again")
+
+    monkeypatch.setattr(pomona._C.FileReader, "read_packed", fail)
+    assert pomona.load_packed_(second, path, cache=True) == ["hidden"]
+    assert torch.equal(first.hidden.packed, second.hidden.packed)
+    assert second.hidden.packed.data_ptr() % 64 == 0
+    torch.testing.assert_close(second(X), trained(X))
+    assert torch.equal(second.norm.running_var, trained.norm.running_var)
+    with pytest.raises(AssertionError, match="packed again"):
+        pomona.load_packed_(third, path, cache=tmp_path / "other")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a cache", None])
+def test_a_cache_of_something_else_is_written_anew(trained, path, tmp_path, content):
+    cache = tmp_path / "cache"
+    if content is None:
+        other = Net().eval()
+        pomona.Pruner(other, {"hidden*": 0.9}).step()
+        pomona.save(other, tmp_path / "other.pomona")
+        pomona.load_packed_(on_meta(), tmp_path / "other.pomona", cache=cache)
+    else:
+        cache.write_bytes(content)
+    model = on_meta()
+    pomona.load_packed_(model, path, cache=cache)
+    torch.testing.assert_close(model(X), trained(X))
+    before = cache.read_bytes()
+    pomona.load_packed_(model := on_meta(), path, layout="csr16", cache=cache)  # another key
+    assert model.hidden.layout == "csr16"
+    assert cache.read_bytes() != before
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_left(path, tmp_path, caplog):
+    model = on_meta()
+    assert pomona.load_packed_(model, path, cache=tmp_path / "none" / "cache") == ["hidden"]
+    assert "cannot write the cache" in caplog.text
+    with pytest.raises(InvalidArgument, match="expected `cache` to be a bool or a path, got 3"):
+        pomona.load_packed_(on_meta(), path, cache=3)
+    assert [file.name for file in tmp_path.iterdir()] == ["net.pomona"]
