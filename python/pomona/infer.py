@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from . import _C
 from ._packed_linear import Precision, done_precision
 from ._shell import clean_name
-from .nn import PackedLinear, SharedLinear
+from .nn import PackedGRU, PackedLinear, PackedLSTM, PackedMultiheadAttention, SharedLinear
 from .report import percent, shape_text, text_table
 
 __all__ = ["PackReport", "PackRow", "pack_"]
@@ -27,7 +29,9 @@ _WARM_UPS, _RUNS = 3, 21
 _VERIFY = {"fp32": 1e-4, "bf16": 2e-2, "fixed16": 1e-4, "int8": 0.1}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Exact types: a subclass computes something else.
-_PACKABLE = (nn.Linear, SharedLinear)
+_LINEAR = (nn.Linear, SharedLinear)
+_WHOLE = {nn.LSTM: PackedLSTM, nn.GRU: PackedGRU, nn.MultiheadAttention: PackedMultiheadAttention}
+_PACKABLE = (*_LINEAR, *_WHOLE)
 # Modules whose fast path reads the weights of their Linear children instead of calling them.
 _WEIGHT_READERS = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
@@ -55,7 +59,7 @@ class PackRow:
 
 @dataclasses.dataclass(frozen=True)
 class PackReport:
-    """What ``pack_`` measured and chose, a row for each linear layer; ``str()`` is a table."""
+    """What ``pack_`` measured and chose, a row for each layer; ``str()`` is a table."""
 
     rows: list[PackRow]
 
@@ -88,25 +92,67 @@ def _cells(row: PackRow) -> list[str]:
     ]
 
 
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
 @dataclasses.dataclass
 class _Layer:
-    """A linear layer, everywhere it stands in the model, and what it was given."""
+    """A layer, everywhere it stands in the model, and what it was given."""
 
     name: str
-    module: nn.Linear | SharedLinear
+    module: nn.Module
     places: list[tuple[nn.Module, str]]
-    input: torch.Tensor | None = None
+    given: Arguments | None = None
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Its matrices by name."""
+        if isinstance(self.module, _LINEAR):
+            return {"weight": self.module.weight}
+        return {n: p for n, p in self.module.named_parameters() if "weight" in n}
 
     def why_not(self) -> str:
         """Why it stays as it is, whatever it would measure; empty when it may be packed."""
-        weight = self.module.weight
         if any(isinstance(parent, _WEIGHT_READERS) for parent, _ in self.places):
             return "its parent reads the weight"
         if self.module._forward_hooks or self.module._forward_pre_hooks:
             return "it has hooks"
-        if weight.dtype not in _DTYPES:
-            return str(weight.dtype).removeprefix("torch.")
+        for weight in self.weights().values():
+            if weight.dtype not in _DTYPES:
+                return str(weight.dtype).removeprefix("torch.")
+        if isinstance(self.module, nn.MultiheadAttention) and (
+            self.module.bias_k is not None or self.module.add_zero_attn
+        ):
+            return "add_bias_kv or add_zero_attn"
         return ""
+
+    def candidates(self, precision: Precision) -> list[nn.Module]:
+        """Everything that it could be replaced by, the likely fastest first."""
+        weight = next(iter(self.weights().values()))
+        if isinstance(self.module, _LINEAR):
+            # Others than csr16 run on the CPU only.
+            names = _C.layouts_for(weight.detach(), "weight", precision) if weight.is_cpu else None
+            options = [{"layout": n, "precision": precision} for n in names or _csr16(names)]
+            return [PackedLinear(weight, self.module.bias, **option) for option in options]
+        packed = _WHOLE[type(self.module)]
+        layouts = (None, "csr16") if weight.is_cpu and precision == "fp32" else (None,)
+        try:
+            return [packed(self.module, layout=n, precision=precision) for n in layouts]
+        except _C.InvalidArgument:  # a matrix that this precision has no layout for
+            return []
+
+    def run(self, module: nn.Module) -> list[torch.Tensor]:
+        """The outputs of a module for what this layer was given."""
+        assert self.given is not None
+        arguments, keywords = self.given
+        return _tensors(module(*arguments, **keywords))
+
+
+def _csr16(names: list[str] | None) -> list[str]:
+    return ["csr16"] if names is None else []
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 def pack_(
@@ -116,7 +162,10 @@ def pack_(
     precision: Precision = "fp32",
     verify: float | None = None,
 ) -> PackReport:
-    """Replace linear layers by :class:`~pomona.nn.PackedLinear` where that is faster here.
+    """Replace layers by packed ones where that is faster here.
+
+    Linear layers become :class:`~pomona.nn.PackedLinear`; LSTM, GRU and MultiheadAttention become
+    :class:`~pomona.nn.PackedLSTM`, ``PackedGRU`` and ``PackedMultiheadAttention``.
 
     The model runs once on ``example``, in eval mode and without gradients; each layer is then
     timed, dense and in every layout that can hold it by turns, on what it was given, with the
@@ -126,7 +175,7 @@ def pack_(
     places is replaced in all of them. Modes and hooks are as before afterwards.
 
     Args:
-        model: any module that holds ``nn.Linear`` layers.
+        model: any module that holds such layers.
         example: an input as the model will see it (the batch size decides what is faster): a
             tensor, a tuple of positional arguments, or a dict of keyword arguments.
         precision: what products are computed in (see PackedLinear). One that this processor has no
@@ -160,7 +209,7 @@ def pack_(
     _check_finite(layers)
     candidates = [layer for layer in layers if not layer.why_not()]
     _capture_inputs(model, candidates, example)
-    replacements: list[tuple[_Layer, PackedLinear]] = []
+    replacements: list[tuple[_Layer, nn.Module]] = []
     rows = []
     for layer in layers:
         row, packed = _decide(layer, precision, verify)
@@ -183,7 +232,7 @@ def _check_model(model: nn.Module) -> None:
     if type(model) in _PACKABLE:
         raise _C.InvalidArgument(
             f"pack_: expected `model` to contain its layers, got a bare {type(model).__name__}. "
-            "Make a PackedLinear of its weight and bias."
+            "Make a packed one of it (pomona.nn)."
         )
 
 
@@ -202,15 +251,15 @@ def _find_layers(model: nn.Module) -> list[_Layer]:
 
 def _check_finite(layers: list[_Layer]) -> None:
     for layer in layers:
-        weight = layer.module.weight
-        if weight.is_meta:
-            raise _C.InvalidArgument(
-                f"pack_: expected `{layer.name}.weight` to have data, got a meta tensor."
-            )
-        if not torch.isfinite(weight).all():
-            raise _C.InvalidArgument(
-                f"pack_: expected `{layer.name}.weight` to be finite, got NaN or Inf."
-            )
+        for name, weight in layer.weights().items():
+            if weight.is_meta:
+                raise _C.InvalidArgument(
+                    f"pack_: expected `{layer.name}.{name}` to have data, got a meta tensor."
+                )
+            if not torch.isfinite(weight).all():
+                raise _C.InvalidArgument(
+                    f"pack_: expected `{layer.name}.{name}` to be finite, got NaN or Inf."
+                )
 
 
 @contextlib.contextmanager
@@ -229,9 +278,10 @@ def _capture_inputs(model: nn.Module, layers: list[_Layer], example: Any) -> Non
 
     def keep(layer: _Layer) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            value = args[0] if args else kwargs.get("input")
-            if layer.input is None and isinstance(value, torch.Tensor):
-                layer.input = value.detach().clone()
+            if layer.given is None:
+                layer.given = tree_map_only(
+                    torch.Tensor, lambda t: t.detach().clone(), (args, kwargs)
+                )
 
         return hook
 
@@ -263,65 +313,72 @@ def _describe(example: Any) -> str:
     return type(example).__name__
 
 
-def _decide(
-    layer: _Layer, precision: Precision, verify: float
-) -> tuple[PackRow, PackedLinear | None]:
-    weight = layer.module.weight
-    density = weight.count_nonzero().item() / weight.numel() if weight.numel() else 0.0
+def _decide(layer: _Layer, precision: Precision, verify: float) -> tuple[PackRow, nn.Module | None]:
+    weights = list(layer.weights().values())
+    kept, numel = sum(w.count_nonzero().item() for w in weights), sum(w.numel() for w in weights)
+    density = kept / numel if numel else 0.0
 
     def row(choice: str, why: str = "", **measured: Any) -> PackRow:
         measured = {"dense_us": None, "packed_us": None, **measured}
-        return PackRow(layer.name, tuple(weight.shape), density, choice=choice, why=why, **measured)
+        shape = tuple(weights[0].shape)
+        return PackRow(layer.name, shape, density, choice=choice, why=why, **measured)
 
     if why := layer.why_not():
         return row("dense", why), None
-    if layer.input is None:
+    if layer.given is None:
         return row("dense", "not called with the example"), None
-    layouts = _C.layouts_for(weight.detach(), "weight", precision) if weight.is_cpu else ["csr16"]
-    if not layouts:
+    if any(isinstance(value, PackedSequence) for value in layer.given[0]):
+        return row("dense", "given a PackedSequence"), None
+    candidates = layer.candidates(precision)
+    if not candidates:
         return row("dense", f"no layout holds it in {precision}"), None
-    options: list[dict[str, Any]] = [{"layout": name, "precision": precision} for name in layouts]
-    candidates = [PackedLinear(weight, layer.module.bias, **option) for option in options]
     try:
-        errors = _errors(layer.module, candidates, layer.input)
-        dense_us, *times = _measure([layer.module, *candidates], layer.input)
+        errors = _errors(layer, candidates)
+        dense_us, *times = _measure([layer.module, *candidates], layer)
     except NotImplementedError:
-        return row("dense", f"no packed kernel for {weight.device.type}"), None
-    kept = [i for i, error in enumerate(errors) if error <= verify]
-    best = min(kept or range(len(times)), key=times.__getitem__)
+        return row("dense", f"no packed kernel for {weights[0].device.type}"), None
+    fit = [i for i, error in enumerate(errors) if error <= verify]
+    best = min(fit or range(len(times)), key=times.__getitem__)
     packed = candidates[best].train(layer.module.training)
+    parts = [part for part in packed.modules() if isinstance(part, PackedLinear)]
     measured = {
         "dense_us": dense_us,
         "packed_us": times[best],
-        "layout": layouts[best],
-        "bytes": packed.packed.numel(),
+        "layout": ", ".join(sorted({part.layout for part in parts})),
+        "bytes": sum(part.packed.numel() for part in parts),
         "error": errors[best],
     }
-    if not kept:
+    if not fit:
         return row("dense", f"its outputs would change by more than {verify:g}", **measured), None
     return row("packed" if times[best] < dense_us else "dense", **measured), packed
 
 
 @torch.no_grad()
-def _errors(dense: nn.Module, packed: Sequence[nn.Module], input: torch.Tensor) -> list[float]:
+def _errors(layer: _Layer, packed: Sequence[nn.Module]) -> list[float]:
     """The largest change of an output, beside the largest output, of each."""
-    expected = dense(input).double()
-    largest = expected.abs().max().item() if expected.numel() else 0.0
-    changes = [(module(input).double() - expected).abs() for module in packed]
-    worst = [change.max().item() if change.numel() else 0.0 for change in changes]
-    return [error / largest if largest > 0 else error for error in worst]
+    expected = [tensor.double() for tensor in layer.run(layer.module)]
+    errors = []
+    for module in packed:
+        worst = 0.0
+        for one, other in zip(layer.run(module), expected, strict=True):
+            change = (one.double() - other).abs().max().item() if other.numel() else 0.0
+            largest = other.abs().max().item() if other.numel() else 0.0
+            worst = max(worst, change / largest if largest > 0 else change)
+        errors.append(worst)
+    return errors
 
 
 @torch.no_grad()
-def _measure(modules: Sequence[nn.Module], input: torch.Tensor) -> list[float]:
+def _measure(modules: Sequence[nn.Module], layer: _Layer) -> list[float]:
     """Median microseconds of a call of each, by turns."""
     times: list[list[float]] = [[] for _ in modules]
+    device = next(iter(layer.weights().values())).device
     for run in range(-_WARM_UPS, _RUNS):
         for module, kept in zip(modules, times, strict=True):
             start = time.perf_counter()
-            module(input)
-            if input.device.type != "cpu":
-                torch.get_device_module(input.device).synchronize()
+            layer.run(module)
+            if device.type != "cpu":
+                torch.get_device_module(device).synchronize()
             if run >= 0:
                 kept.append(1e6 * (time.perf_counter() - start))
     return [statistics.median(of_module) for of_module in times]

@@ -39,8 +39,8 @@ def net() -> nn.Sequential:
     return prune(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)))
 
 
-def test_a_large_sparse_layer_is_packed_and_a_small_dense_one_is_not():
-    model = nn.Sequential(nn.Linear(4096, 1024), nn.ReLU(), nn.Linear(1024, 2))
+def test_a_sparse_layer_is_packed_and_a_dense_one_is_not():
+    model = nn.Sequential(nn.Linear(4096, 1024), nn.ReLU(), nn.Linear(1024, 1024))
     prune(model[0], 0.02)
     x = torch.randn(1, 4096)
     expected = model(x)
@@ -330,3 +330,68 @@ def test_refuses_an_example_that_the_model_does_not_take(bad):
 def test_refuses_what_has_no_layers_to_replace(model, message):
     with pytest.raises(InvalidArgument, match=message):
         pomona.pack_(model, example=torch.ones(1, 3))
+
+
+class Mixer(nn.Module):
+    """A recurrent layer behind an attention."""
+
+    def __init__(self, kind: type[nn.RNNBase], **options) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True, **options)
+        self.recurrent = kind(16, 12, batch_first=True)
+
+    def forward(self, x):
+        mixed, _ = self.attention(x, x, value=x, need_weights=False)
+        return self.recurrent(mixed)[0]
+
+
+@pytest.mark.usefixtures("packed_wins")
+@pytest.mark.parametrize(
+    ("kind", "packed"), [(nn.LSTM, pomona.nn.PackedLSTM), (nn.GRU, pomona.nn.PackedGRU)]
+)
+def test_recurrent_layers_and_attention_are_packed(kind, packed):
+    torch.manual_seed(0)
+    model = Mixer(kind).eval()
+    pomona.Pruner(model, {"*weight*": 0.7}).step()
+    x = torch.randn(1, 5, 16)
+    expected = model(x)
+    report = pomona.pack_(model, example=x)
+    assert report.packed == ["attention", "recurrent"]
+    assert type(model.recurrent) is packed
+    assert type(model.attention) is pomona.nn.PackedMultiheadAttention
+    assert all(row.bytes > 0 and row.error < 1e-4 for row in report.rows)
+    assert report.rows[0].density == pytest.approx(0.3, abs=0.01)
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("packed_wins")
+def test_what_is_no_chain_of_products_says_why_it_stays():
+    torch.manual_seed(0)
+    model = Mixer(nn.LSTM, add_zero_attn=True).eval()
+    report = pomona.pack_(model, example=torch.randn(1, 5, 16))
+    assert {row.name: row.why for row in report.rows} == {
+        "attention": "add_bias_kv or add_zero_attn",
+        "recurrent": "",
+    }
+    transformer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    report = pomona.pack_(transformer, example=torch.randn(1, 3, 8))
+    assert {row.why for row in report.rows} == {"its parent reads the weight"}
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(4, 3)
+
+        def forward(self, x):
+            return self.lstm(nn.utils.rnn.pack_sequence([x]))[0].data
+
+    report = pomona.pack_(Reader(), example=torch.randn(5, 4))
+    assert [row.why for row in report.rows] == ["given a PackedSequence"]
+
+
+def test_an_lstm_that_is_not_finite_is_named():
+    model = Mixer(nn.LSTM)
+    with torch.no_grad():
+        model.recurrent.weight_hh_l0[0, 0] = float("nan")
+    with pytest.raises(InvalidArgument, match=r"`recurrent.weight_hh_l0` to be finite"):
+        pomona.pack_(model, example=torch.randn(1, 5, 16))
