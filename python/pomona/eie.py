@@ -29,6 +29,8 @@ from ._eie_machine import Machine
 from ._eie_result import LayerResult, Result
 from .report import percent, text_table
 
+# What simulate takes beside the members of a machine.
+_ARGUMENTS = {"machine", "bias", "samples", "products", "density", "measure", "trace"}
 Activations = torch.Tensor | dict[str, torch.Tensor] | tuple[torch.Tensor, ...] | None
 
 
@@ -90,14 +92,23 @@ def sweep(
 ) -> list[Result]:
     """``simulate`` for every number of PEs with every number of queue slots.
 
+    Args:
+        target: as for simulate.
+        activations: as for simulate.
+        pes: numbers of processing elements.
+        fifo: numbers of queue slots.
+        options: the other arguments of simulate; nothing is timed unless ``measure=True``.
+
     Raises:
         InvalidArgument: as simulate.
     """
-    options.setdefault("measure", False)
-    return [
-        simulate(target, activations, pes=p, fifo=f, **options)
-        for p, f in itertools.product(pes, fifo)
+    arguments = {n: options.pop(n) for n in _ARGUMENTS & options.keys()}
+    machine = _machine(arguments.pop("machine", None), options)
+    arguments.setdefault("measure", False)
+    machines = [
+        dataclasses.replace(machine, pes=p, fifo=f) for p, f in itertools.product(pes, fifo)
     ]
+    return [simulate(target, activations, machine=m, **arguments) for m in machines]
 
 
 def sweep_table(results: Sequence[Result]) -> str:
@@ -233,27 +244,27 @@ def _run(
     dense, packed, cuda = _times(layer) if measure else (None, None, None)
     cycles = scale * total.cycles
     return LayerResult(
-        layer.name,
-        made.rows,
-        made.cols,
-        made.nonzeros,
-        made.fillers,
-        made.tiles,
-        layer.positions,
-        len(chosen),
-        cycles,
-        scale * total.theoretical_cycles(),
-        1e6 * machine.seconds(cycles),
-        total.load_balance(),
-        counts,
-        {unit: scale * pj for unit, pj in total.energy_pj(config).items()},
-        digits,
-        dense,
-        packed,
-        cuda,
-        layer.shaped(made.outputs(config, rows, digits)),
-        text,
-        _note(layer, made.tiles, total),
+        name=layer.name,
+        rows=made.rows,
+        cols=made.cols,
+        nonzeros=made.nonzeros,
+        fillers=made.fillers,
+        tiles=made.tiles,
+        products=layer.positions,
+        simulated=len(chosen),
+        cycles=cycles,
+        theoretical_cycles=scale * total.theoretical_cycles(),
+        microseconds=1e6 * machine.seconds(cycles),
+        load_balance=total.load_balance(),
+        counts=counts,
+        energy_pj={unit: scale * pj for unit, pj in total.energy_pj(config).items()},
+        digits=digits,
+        cpu_dense_us=dense,
+        cpu_packed_us=packed,
+        cuda_dense_us=cuda,
+        outputs=layer.shaped(made.outputs(config, rows, digits)),
+        trace=text,
+        note=_note(layer, made.tiles, total),
     )
 
 

@@ -158,6 +158,7 @@ def test_a_convolution_is_scaled_from_some_positions():
         nn.Conv2d(3, 4, 1, bias=False),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_every_kind_of_convolution(conv):
     with torch.no_grad():
         conv.weight.copy_(shared(*conv.weight.shape, density=0.7))
@@ -291,6 +292,9 @@ def test_sweep_tries_every_machine():
     assert [(r.machine.pes, r.machine.fifo) for r in results] == [(4, 2), (4, 8), (16, 2), (16, 8)]
     assert results[0].cycles > results[1].cycles > results[3].cycles
     assert len(eie.sweep_table(results).splitlines()) == 5
+    small = eie.sweep(weight, x, pes=(4,), machine=eie.Machine(gap_bits=8), samples=1)
+    assert small[0].machine == eie.Machine(pes=4, gap_bits=8)
+    assert small[0].layers[0].fillers == 0
 
 
 def test_result_as_table_json_and_picture(tmp_path):
