@@ -35,7 +35,7 @@ constexpr double kClock28 = 1.2 / 0.8;
 
 // How the energy of a read grows with its width: this share of a 64-bit read is decoding and word
 // line, the rest bit lines. The paper's Figure 9 gives no numbers, only that 64 bits are the
-// cheapest for its layers; shares from 0.3 to 0.4 say so too. Nothing else depends on it.
+// cheapest; with this share they are for Alex-6 and Alex-7. Nothing else depends on it.
 constexpr double kFixedShare = 0.35;
 
 double cycle_pj(const Unit& unit) {
