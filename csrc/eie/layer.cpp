@@ -57,7 +57,7 @@ Weight with_one_codebook(const Weight& weight) {
   const auto values = kept_values(weight);
   auto codebook = values;
   std::ranges::sort(codebook);
-  codebook.erase(std::ranges::unique(codebook).begin(), codebook.end());
+  codebook.erase(std::unique(codebook.begin(), codebook.end()), codebook.end());
   if (codebook.empty() || codebook.size() > 256 || !std::isfinite(codebook.front()) ||
       !std::isfinite(codebook.back())) {
     return weight;
