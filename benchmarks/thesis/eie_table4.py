@@ -6,7 +6,8 @@ Patterns are synthetic: each weight is there with the probability of Table III, 
 activations. Nothing is fitted: the model is its rules. Beside it the paper's "theoretical" and
 "actual" times, which are of real networks and images, and what an independent model with the same
 rules gave on patterns of its own. NT-Wd has more outputs than 64 PEs have accumulators, and VGG-6
-more inputs than there are pointers: they run in tiles, unless --unbounded.
+more inputs than there are pointers: they run in tiles, unless --unbounded. A second table is EIE's
+Table II: power and area of one PE that is never idle, each column a line of eight entries.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import statistics
 import sys
 import time
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(Path(__file__).parent)]
@@ -29,8 +32,36 @@ from pomona import eie  # noqa: E402
 PAPER_UJ_PER_FRAME = 590e-3 / 1.88e4 * 1e6
 
 
+# EIE Table II: mW and um^2 of a PE by unit.
+TABLE_2 = {
+    "queue": (0.112, 758),
+    "pointer_read": (1.807, 121_849),
+    "matrix_read": (4.955, 469_412),
+    "arithmetic": (1.162, 3_110),
+    "activation": (1.122, 18_934),
+}
+PE = (9.157, 638_024)
+
+
+def one_pe() -> None:
+    """Power and area of a PE beside Table II."""
+    weight, x = torch.full((8, 4096), 0.5), torch.ones(4096)
+    result = eie.simulate(weight, x, pes=1, measure=False, unbounded=True)
+    layer, area = result.layers[0], eie.Machine(pes=1).area_mm2()
+    rows = []
+    for unit, (milliwatts, square) in TABLE_2.items():
+        found = layer.energy_pj[unit] / layer.microseconds * 1e-3
+        rows.append([unit.replace("_", " "), f"{found:.3f}", milliwatts,
+                     f"{1e6 * area[unit]:,.0f}", f"{square:,}"])  # fmt: skip
+    total = sum(layer.energy_pj.values()) / layer.microseconds * 1e-3
+    rows.append(["PE, filler cells too", f"{total:.3f}", PE[0],
+                 f"{1e6 * sum(area.values()):,.0f}", f"{PE[1]:,}"])  # fmt: skip
+    title = "EIE: one PE, an entry each cycle and a line each eighth (EIE Table II)"
+    write_table("eie_table2", title, ["unit", "mW", "paper mW", "um2", "paper um2"], rows)
+
+
 def main() -> None:
-    """Every layer, the mean over some seeds."""
+    """Every layer, the mean over some seeds; then one PE."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--unbounded", action="store_true", help="memories for any layer")
@@ -79,6 +110,8 @@ def main() -> None:
         rows,
         microseconds_of_seeds=values,
     )  # fmt: skip
+    if not arguments.unbounded:
+        one_pe()
 
 
 if __name__ == "__main__":

@@ -327,6 +327,17 @@ def test_energy_and_area():
     assert later.energy_nj == pytest.approx(usual.energy_nj * 2 / 3, rel=1e-3)
 
 
+def test_a_pe_that_is_never_idle_has_the_power_of_table_two():
+    weight, x = torch.full((8, 4096), 0.5), torch.ones(4096)  # each column is a line
+    layer = eie.simulate(weight, x, pes=1, unbounded=True, measure=False).layers[0]
+    milliwatts = {unit: pj / layer.microseconds * 1e-3 for unit, pj in layer.energy_pj.items()}
+    paper = {"queue": 0.112, "pointer_read": 1.807, "matrix_read": 4.955}
+    paper |= {"arithmetic": 1.162, "activation": 1.122, "lnzd": 0.0}
+    assert milliwatts == pytest.approx(paper, rel=0.01)
+    assert sum(milliwatts.values()) == pytest.approx(9.157, rel=0.01)
+    assert 1e6 * sum(eie.Machine(pes=1).area_mm2().values()) == pytest.approx(638_024, rel=1e-4)
+
+
 def test_machines_are_values():
     machine = eie.Machine(pes=16)
     assert pickle.loads(pickle.dumps(machine)) == machine
