@@ -5,6 +5,10 @@
 
 #include <ATen/Parallel.h>
 
+#ifndef _OPENMP
+#error "at::parallel_for is a plain loop without -fopenmp: name this source in csrc/CMakeLists.txt"
+#endif
+
 namespace pomona {
 
 inline ParallelFor at_parallel() {
