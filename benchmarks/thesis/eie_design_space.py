@@ -2,7 +2,7 @@
 
     python benchmarks/thesis/eie_design_space.py [--layers Alex-7 NT-We ...]
 
-Synthetic layers of Table III, machines with memories for any of them. Three tables and three
+Synthetic layers of Table III, machines with memories for any of them. Three tables and five
 pictures. The energy of a read against its width is an assumption (csrc/eie/energy.cpp), since the
 paper's Figure 9 gives no numbers; how often the memory is read is not.
 """
@@ -77,6 +77,8 @@ def scaling(layers: list[Layer]) -> None:
     more = {"speedup": curves, "fillers_percent": fillers, "balance_percent": balance}
     write_table("eie_scaling", title, ["layer", *map(str, PES)], rows, **more)
     plot("eie_scaling", "PEs", "speed-up over one", PES, curves, log=True)
+    plot("eie_fillers", "PEs", "fillers, % of the entries", PES, fillers)
+    plot("eie_balance", "PEs", "balance, %", PES, balance)
 
 
 def widths(layers: list[Layer]) -> None:

@@ -14,6 +14,7 @@ not float32's.
 from __future__ import annotations
 
 import argparse
+import datetime
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,7 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
 
-from _measure import write_table  # noqa: E402
+from _measure import RESULTS, write_table  # noqa: E402
 from data import Dataset, load  # noqa: E402
 from models import LeNet5  # noqa: E402
 from pruning_lenet import RECIPES, dense_and_pruned  # noqa: E402
@@ -150,6 +151,30 @@ def main() -> None:
         return
     title = "Accuracy in EIE's arithmetic (EIE Fig. 10)"
     write_table("eie_precision", title, columns, rows)
+    plot(list(networks), rows)
+
+
+def plot(networks: list[str], rows: list[list[object]]) -> None:
+    """A group of bars for each network, beside the JSON; and the same as CSV."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    hows = ["float32", *(f"EIE, {arithmetic}" for arithmetic in ARITHMETICS)]
+    errors = {(row[0], row[2]): float(str(row[3])) for row in rows}
+    for i, how in enumerate(hows):
+        places = [n + (i - 1.5) * 0.2 for n in range(len(networks))]
+        axes.bar(places, [errors[n, how] for n in networks], 0.2, label=how)
+    axes.set_xticks(range(len(networks)), networks)
+    axes.set_ylabel("error, %")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    path = RESULTS / f"{datetime.date.today().isoformat()}-eie_precision"
+    figure.savefig(path.with_suffix(".png"))
+    lines = ["network,arithmetic,error %", *(f'{r[0]},"{r[2]}",{r[3]}' for r in rows)]
+    path.with_suffix(".csv").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -155,6 +155,19 @@ TEST(Pruner, RanksTogetherMakeTheMaskOfOneProcess) {
       {.sparsity = 0.5, .granularity = {Granularity::Kind::kBlock, 3, 2}}, weight);
 }
 
+TEST(Pruner, PiecesThatShardsWouldCutAreRefused) {
+  using Kind = pomona::Granularity::Kind;
+  const auto error = [](const pomona::Granularity& granularity) {
+    const pomona::Prune rule{.sparsity = 0.5, .granularity = granularity};
+    Pruner pruner({{{"w", {3, 8}}, rule}}, {0, 1, {}, {pomona::Shard{3, 6}}});
+    return error_of([&] { pruner.step(std::vector<Live>{{at::randn({3, 8}), {}}}); });
+  };
+  EXPECT_EQ(error({Kind::kBalanced, 4}),
+            "Pruner: expected `w` to be whole for granularity balanced, got a shard.");
+  EXPECT_EQ(error({Kind::kBlock, 2, 2}),
+            "Pruner: expected the shards of `w` to hold whole blocks of 2 rows, got rows 3 to 6.");
+}
+
 TEST(Pruner, AFailureOnOneRankThrowsOnBoth) {
   TwoRanks ranks;
   std::array<std::string, 2> errors;

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from reference.packed_linear import packed_linear as reference
@@ -340,3 +344,24 @@ def test_meta_checks_what_the_cpu_checks():
     assert packed_linear(x, packed, None, 7).shape == (3, 7)
     with pytest.raises(TypeError, match="expected `input` to be float32"):
         packed_linear(x.half(), packed, None, 7)
+
+
+THREADS = """
+import os, torch, pomona
+torch.set_num_threads(1)
+weight = torch.rand(2048, 2048) * (torch.rand(2048, 2048) < 0.1)
+packed, x = pomona.nn.PackedLinear(weight, layout="csr16"), torch.rand(1, 2048)
+alone = packed(x)
+before = len(os.listdir("/proc/self/task"))
+torch.set_num_threads(2)
+assert torch.equal(packed(x), alone)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="there is no /proc")
+def test_a_large_product_runs_on_the_threads_of_torch():
+    run = subprocess.run(
+        [sys.executable, "-c", THREADS], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "1"
