@@ -39,6 +39,15 @@ void scatter_values(const Mask& mask, std::span<const std::byte> values, size_t 
   });
 }
 
+// Entries one after the other.
+void write_entries(std::span<const uint8_t> codes, std::span<const uint32_t> entries, size_t item,
+                   std::byte* target) {
+  for (const uint8_t code : codes) {
+    std::memcpy(target, &entries[code], item);  // little-endian
+    target += item;
+  }
+}
+
 }  // namespace
 
 // What decode() finds wrong becomes the damage of this part of the file.
@@ -239,33 +248,49 @@ int64_t TensorDecoder::decode_into(size_t index, std::span<std::byte> dense) con
   return decoded.mask.kept();
 }
 
+void TensorDecoder::refuse_kept(size_t got) const {
+  throw CorruptFile(part_name(entry_, "codes"), entry_.offset,
+                    text("expected ", entry_.kept, " kept weights, got ", got));
+}
+
 Weight TensorDecoder::weight(const ParallelFor& parallel) const {
   Weight weight{.name = entry_.name, .dtype = entry_.dtype, .shape = entry_.shape};
-  std::vector<Decoded> decoded(chunks_.size());
-  run_tasks(parallel, chunks_.size(),
-            [&](int64_t c) { decoded[static_cast<size_t>(c)] = decode(static_cast<size_t>(c)); });
-  std::vector<uint64_t> words;
-  words.reserve((static_cast<size_t>(entry_.numel) + 63) / 64);
-  for (Decoded& part : decoded) {
-    const auto its_words = part.mask.words();
-    words.insert(words.end(), its_words.begin(), its_words.end());
-    weight.codes.insert(weight.codes.end(), part.codes.begin(), part.codes.end());
-    append(weight.values, part.values);
-    part = {};
-  }
-  words.resize((static_cast<size_t>(entry_.numel) + 63) / 64);
-  weight.mask = Mask(entry_.numel, std::move(words));
-  if (weight.mask.kept() != entry_.kept) {
-    throw CorruptFile(part_name(entry_, "codes"), entry_.offset,
-                      text("expected ", entry_.kept, " kept weights, got ", weight.mask.kept()));
-  }
-  if (entry_.is_plain) {
-    const auto item = static_cast<size_t>(item_size(entry_.dtype));
-    for (const uint8_t code : weight.codes) {
-      append(weight.values, std::as_bytes(std::span(&entry_bits_[code], 1)).first(item));
+  const bool has_values = entry_.centroids == 0 || entry_.is_plain;
+  const auto item = has_values ? static_cast<size_t>(item_size(entry_.dtype)) : 1;
+  size_t room = 0;  // for what is kept: exact, but for positions in the codes
+  for (const Place& place : chunks_) room += static_cast<size_t>(place.where.kept) * item;
+  has_values ? weight.values.resize(room) : weight.codes.resize(room);
+  const auto kept =
+      has_values ? std::span(weight.values) : std::as_writable_bytes(std::span(weight.codes));
+  std::vector<uint64_t> words((static_cast<size_t>(entry_.numel) + 63) / 64);
+  std::vector<size_t> sizes(chunks_.size());
+  // Each chunk goes where it belongs, so that no second copy of the tensor is ever in memory.
+  run_tasks(parallel, chunks_.size(), [&](int64_t index) {
+    const auto c = static_cast<size_t>(index);
+    const Chunk& where = chunks_[c].where;
+    const Decoded decoded = decode(c);
+    sizes[c] = values_ ? decoded.values.size() : decoded.codes.size() * item;
+    if (sizes[c] > static_cast<size_t>(where.kept) * item) refuse_kept(sizes[c] / item);
+    std::ranges::copy(decoded.mask.words(), words.begin() + where.begin / 64);
+    std::byte* const target = kept.data() + static_cast<size_t>(where.kept_before) * item;
+    if (values_) {
+      std::ranges::copy(decoded.values, target);
+    } else if (has_values) {
+      write_entries(decoded.codes, entry_bits_, item, target);
+    } else {
+      std::ranges::copy(std::as_bytes(std::span(decoded.codes)), target);
     }
-    weight.codes.clear();
-  } else {
+  });
+  size_t end = 0;
+  for (size_t c = 0; c < chunks_.size(); ++c) {
+    const size_t begin = static_cast<size_t>(chunks_[c].where.kept_before) * item;
+    if (begin != end) std::memmove(kept.data() + end, kept.data() + begin, sizes[c]);
+    end += sizes[c];
+  }
+  has_values ? weight.values.resize(end) : weight.codes.resize(end);
+  weight.mask = Mask(entry_.numel, std::move(words));
+  if (weight.mask.kept() != entry_.kept) refuse_kept(static_cast<size_t>(weight.mask.kept()));
+  if (!has_values) {
     weight.codebook = codebook_;
     weight.group = entry_.group;
   }

@@ -274,6 +274,14 @@ class DirectoryParser {
     if (!is_chunked) return;
     entry.chunk_bytes = static_cast<uint64_t>(
         number_in(0, static_cast<int64_t>(offset_), "the size of the table of chunks"));
+    // A byte or more of each chunk, but where all sizes are known: so few bytes, so few chunks.
+    const bool has_table = entry.positions != Positions::kNone || entry.centroids > 1 ||
+                           entry.value_form == ValueForm::kPlanes;
+    const int64_t count = chunk_count(entry.numel, entry.chunk);
+    if (has_table && static_cast<uint64_t>(count) > entry.chunk_bytes) {
+      refuse(text("a table of at least ", count, " bytes for as many chunks, got ",
+                  entry.chunk_bytes));
+    }
   }
 
   void parse_storage(FileEntry& entry) {

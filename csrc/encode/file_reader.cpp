@@ -249,7 +249,11 @@ const std::string& FileReader::metadata() const {
 }
 
 Weight FileReader::read(std::string_view name, const ParallelFor& parallel) const {
-  return impl_->decoder(impl_->index(name)).weight(parallel);
+  const size_t index = impl_->index(name);
+  Weight weight = impl_->decoder(index).weight(parallel);
+  const FileEntry& entry = impl_->entries[index];
+  impl_->file.release(impl_->file.bytes().subspan(entry.offset, entry.bytes()));
+  return weight;
 }
 
 void FileReader::read_into(std::span<const Target> targets, const ParallelFor& parallel,

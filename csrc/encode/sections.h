@@ -62,6 +62,7 @@ class TensorDecoder {
   void check_codebooks() const;
   void read_chunk_table();
   void place_pieces();
+  [[noreturn]] void refuse_kept(size_t got) const;
   template <class Decode>
   auto in_part(std::string_view part, std::span<const std::byte> bytes, Decode decode) const;
 

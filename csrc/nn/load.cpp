@@ -136,21 +136,20 @@ void load_(const NamedTensors& targets, const std::filesystem::path& path,
            const std::set<std::string>& must_be_finite) {
   const FileReader reader(path);
   check_fit(targets, reader);
-  // Decode everything before anything is written; what is small when decoded is kept.
+  // Decode everything before anything is written; what is small when decoded is kept. Large ones
+  // first: what decoding them takes is free again when the small ones come.
   constexpr uint64_t kMostHeld = uint64_t{32} << 20;
-  std::map<std::string_view, Weight> held;
-  std::vector<std::string> large;
+  std::vector<std::string> small, large;
   uint64_t held_bytes = 0;
   for (const FileEntry& entry : reader.entries()) {
     const uint64_t bytes = decoded_bytes(entry);
-    if (held_bytes + bytes > kMostHeld) {
-      large.push_back(entry.name);
-    } else {
-      held.emplace(entry.name, reader.read(entry.name, at_parallel()));
-      held_bytes += bytes;
-    }
+    const bool is_held = held_bytes + bytes <= kMostHeld;
+    (is_held ? small : large).push_back(entry.name);
+    if (is_held) held_bytes += bytes;
   }
   reader.verify(large, at_parallel());
+  std::map<std::string_view, Weight> held;
+  for (const std::string& name : small) held.emplace(name, reader.read(name, at_parallel()));
   for (const auto& name : must_be_finite) {
     const auto weight = held.find(name);
     check_is_finite(name, weight != held.end() ? to_tensor(weight->second)

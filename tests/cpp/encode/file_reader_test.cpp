@@ -336,6 +336,10 @@ std::string bytes(std::initializer_list<int> values) {
   return text;
 }
 
+std::string floats_text(const std::vector<float>& values) {
+  return std::string(reinterpret_cast<const char*>(values.data()), 4 * values.size());
+}
+
 TEST(FileReader, RefusesEntriesThatNoWriterWrites) {
   Forged forged;
   const auto refuses = [&](std::vector<uint64_t> fields, const std::string& what) {
@@ -382,6 +386,8 @@ TEST(FileReader, RefusesChunksThatDoNotCutTheTensor) {
   refuses({kF32, 1, large, large, 1, 0, 0}, "chunks of a tensor of more than 2^24 elements");
   refuses({kF32, 1, large, large, 1, chunked, 100}, "elements of a chunk in 65536..16777216");
   refuses({kF32, 1, large, large, 1, chunked, 65537}, "chunks that cut the tensor");
+  refuses({kF32, 1, large, large, 2, chunked, 9, 65536, 9},
+          "at least 512 bytes for as many chunks");
   refuses({kF32, 1, 65536, 65536, 1, chunked, 65536}, "chunks that cut the tensor");
   refuses({kF32, 2, 1 << 18, 100, 9, 1, kInContext | chunked, 9, 65536},
           "chunks that cut the tensor");
@@ -401,8 +407,15 @@ TEST(FileReader, RefusesSizesThatTheFileCannotHoldBeforeMakingRoom) {
   EXPECT_EQ(forged({kF32, 2, huge, 0, 0}), "");  // an empty tensor
 }
 
-std::string floats_text(const std::vector<float>& values) {
-  return std::string(reinterpret_cast<const char*>(values.data()), 4 * values.size());
+TEST(FileReader, RefusesMoreWeightsInTheCodesThanItsEntrySays) {
+  // Fixed width 1: the codes 1 0 1 0 keep two weights, of one centroid.
+  Forged forged;
+  const auto keeps = [&](uint64_t kept) {
+    return forged({kF32, 1, 4, kept, 1, kInCodes, 0, 2}, floats_text({1}) + bytes({1, 0b0101}));
+  };
+  EXPECT_EQ(keeps(2), "");
+  EXPECT_NE(keeps(1).find("expected 1 kept weights, got 2"), std::string::npos) << keeps(1);
+  EXPECT_NE(keeps(3).find("expected 3 kept weights, got 2"), std::string::npos) << keeps(3);
 }
 
 TEST(FileReader, RefusesCodebooksThatNoWriterWrites) {
