@@ -6,7 +6,7 @@
 #include <ATen/Parallel.h>
 
 #ifndef _OPENMP
-#error "at::parallel_for is a plain loop without -fopenmp: name this source in csrc/CMakeLists.txt"
+#error "at::parallel_for is a plain loop without -fopenmp: compile this target with -fopenmp"
 #endif
 
 namespace pomona {
