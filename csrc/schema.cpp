@@ -44,4 +44,8 @@ TORCH_LIBRARY(pomona, m) {
       "packed_linear(Tensor input, Tensor packed, Tensor? bias, SymInt out_features, *, "
       "bool relu=False) -> Tensor");
   m.def("packed_weight(Tensor packed, SymInt out_features, SymInt in_features) -> Tensor");
+  // The rows of W at `indices` (integers [...]), float32 [..., embedding_dim]; csr16 and lut.
+  m.def(
+      "packed_embedding(Tensor indices, Tensor packed, SymInt num_embeddings, "
+      "SymInt embedding_dim) -> Tensor");
 }

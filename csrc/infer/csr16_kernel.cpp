@@ -167,13 +167,19 @@ Csr16View check_csr16(std::span<const std::byte> bytes) {
   return view;
 }
 
-void unpack_csr16(const Csr16View& matrix, float* dense) {
-  for (int64_t s = 0; s < matrix.rows * matrix.panels; ++s) {
-    float* segment = dense + s / matrix.panels * matrix.cols + s % matrix.panels * kCsr16PanelCols;
-    for (int64_t e = matrix.row_starts[s]; e < matrix.row_starts[s + 1]; ++e) {
-      segment[matrix.columns[e]] =
+void unpack_csr16_row(const Csr16View& matrix, int64_t row, float* dense) {
+  for (int64_t p = 0; p < matrix.panels; ++p) {
+    const int64_t* segment = matrix.row_starts + row * matrix.panels + p;
+    for (int64_t e = segment[0]; e < segment[1]; ++e) {
+      dense[p * kCsr16PanelCols + matrix.columns[e]] =
           matrix.codes != nullptr ? matrix.codebook[matrix.codes[e]] : matrix.values[e];
     }
+  }
+}
+
+void unpack_csr16(const Csr16View& matrix, float* dense) {
+  for (int64_t row = 0; row < matrix.rows; ++row) {
+    unpack_csr16_row(matrix, row, dense + row * matrix.cols);
   }
 }
 

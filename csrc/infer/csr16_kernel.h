@@ -104,6 +104,8 @@ POMONA_API Csr16View view_csr16(std::span<const std::byte> bytes);
 
 // Writes the stored weights into a row-major matrix [rows, cols]. REQUIRES: dense holds zeros.
 POMONA_API void unpack_csr16(const Csr16View& matrix, float* dense);
+// The same of one row. REQUIRES: 0 <= row < rows; dense [cols] holds zeros.
+POMONA_API void unpack_csr16_row(const Csr16View& matrix, int64_t row, float* dense);
 
 // y[b, r] = bias[r] + sum of weight * x[b, column], for the rows of the range and every b; x is
 // [batch, cols], y [batch, rows], bias [rows] or null.

@@ -188,15 +188,18 @@ LutView check_lut(std::span<const std::byte> bytes) {
   return view;
 }
 
+void unpack_lut_row(const LutView& matrix, int64_t row, float* dense) {
+  const uint32_t* words = matrix.words + row * matrix.blocks() * kLanes;
+  for (int64_t c = 0; c < matrix.header.cols; ++c) {
+    const int64_t within = c % kLutColumns;
+    const uint32_t word = words[c / kLutColumns * kLanes + within % kLanes];
+    dense[c] = matrix.codebook[word >> (4 * (within / kLanes)) & 15];
+  }
+}
+
 void unpack_lut(const LutView& matrix, float* dense) {
-  const int64_t cols = matrix.header.cols, blocks = matrix.blocks();
   for (int64_t row = 0; row < matrix.header.rows; ++row) {
-    for (int64_t c = 0; c < cols; ++c) {
-      const int64_t within = c % kLutColumns;
-      const uint32_t word =
-          matrix.words[(row * blocks + c / kLutColumns) * kLanes + within % kLanes];
-      dense[row * cols + c] = matrix.codebook[word >> (4 * (within / kLanes)) & 15];
-    }
+    unpack_lut_row(matrix, row, dense + row * matrix.header.cols);
   }
 }
 

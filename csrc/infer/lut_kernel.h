@@ -60,6 +60,8 @@ POMONA_API std::vector<std::byte> pack_lut(const Weight& matrix);
 // Throws InvalidArgument that says what is wrong. O(1): every code is in the codebook.
 POMONA_API LutView check_lut(std::span<const std::byte> bytes);
 POMONA_API void unpack_lut(const LutView& matrix, float* dense);
+// One row of it, [cols]. REQUIRES: 0 <= row < rows.
+POMONA_API void unpack_lut_row(const LutView& matrix, int64_t row, float* dense);
 
 // x with zeros up to whole blocks. REQUIRES: padded.size() == blocks * 128.
 POMONA_API void pad_lut_input(const LutView& matrix, std::span<const float> x,

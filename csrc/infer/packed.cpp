@@ -218,6 +218,14 @@ Packed pack(const Weight& weight, const PackOptions& options) {
           matrix.shape[1], matrix.mask.kept(), std::move(bytes)};
 }
 
+Packed pack_rows(const Weight& weight) {
+  Packed packed = pack(weight);
+  const PackOptions lut{.layout = Layout::kLut};
+  if (!why_not_packed(weight, lut).empty()) return packed;
+  Packed other = pack(weight, lut);
+  return other.bytes.size() < packed.bytes.size() ? other : packed;
+}
+
 Packed check_packed(std::span<const std::byte> bytes) {
   const auto matrix = PackedMatrix::check(bytes);
   return {matrix.layout(), matrix.precision(), matrix.rows(),

@@ -73,6 +73,20 @@ void check_packed_weight(const at::Tensor& packed, const c10::SymInt& out_featur
   check_not_negative("packed_weight", "in_features", in_features);
 }
 
+void check_packed_embedding(const at::Tensor& indices, const at::Tensor& packed,
+                            const c10::SymInt& num_embeddings, const c10::SymInt& embedding_dim) {
+  constexpr const char* kOp = "packed_embedding";
+  const at::ScalarType dtype = indices.scalar_type();
+  TORCH_CHECK_TYPE(dtype == at::kLong || dtype == at::kInt, kOp,
+                   ": expected `indices` to be int64 or int32, got ", dtype, ".");
+  check_bytes(kOp, packed);
+  TORCH_CHECK_TYPE(packed.device() == indices.device(), kOp,
+                   ": expected `packed` on the device of `indices` (", indices.device(), "), got ",
+                   packed.device(), ".");
+  check_not_negative(kOp, "num_embeddings", num_embeddings);
+  check_not_negative(kOp, "embedding_dim", embedding_dim);
+}
+
 namespace {
 
 std::span<const std::byte> bytes_of(const at::Tensor& packed) {
@@ -80,16 +94,18 @@ std::span<const std::byte> bytes_of(const at::Tensor& packed) {
           static_cast<size_t>(packed.numel())};
 }
 
-// Contiguous and at an address that int64 can be read from: a slice of a larger buffer may begin
-// anywhere.
-at::Tensor aligned(const at::Tensor& packed) {
+constexpr const char* kWeightShape = "[out_features, in_features]";
+
+}  // namespace
+
+at::Tensor aligned_bytes(const at::Tensor& packed) {
   at::Tensor bytes = packed.contiguous();
   const auto address = reinterpret_cast<uintptr_t>(bytes.const_data_ptr());
   return address % alignof(int64_t) == 0 ? bytes : bytes.clone();
 }
 
-// REQUIRES: `packed` is aligned.
-PackedMatrix view_of(const char* op, const at::Tensor& packed, int64_t rows, int64_t cols) {
+PackedMatrix view_of(const char* op, const char* shape, const at::Tensor& packed, int64_t rows,
+                     int64_t cols) {
   const auto matrix = [&] {
     try {
       return PackedMatrix::view(bytes_of(packed));
@@ -97,18 +113,20 @@ PackedMatrix view_of(const char* op, const at::Tensor& packed, int64_t rows, int
       TORCH_CHECK_VALUE(false, error.what());
     }
   }();
-  TORCH_CHECK_VALUE(matrix.rows() == rows && matrix.cols() == cols, op,
-                    ": expected the weight [out_features, in_features] of `packed`, [",
-                    matrix.rows(), ", ", matrix.cols(), "], got [", rows, ", ", cols, "].");
+  TORCH_CHECK_VALUE(matrix.rows() == rows && matrix.cols() == cols, op, ": expected the weight ",
+                    shape, " of `packed`, [", matrix.rows(), ", ", matrix.cols(), "], got [", rows,
+                    ", ", cols, "].");
   return matrix;
 }
+
+namespace {
 
 at::Tensor packed_linear_cpu(const at::Tensor& input, const at::Tensor& packed,
                              const std::optional<at::Tensor>& bias, int64_t out_features,
                              bool relu) {
   check_packed_linear(input, packed, bias, out_features);
-  const at::Tensor bytes = aligned(packed);
-  const auto matrix = view_of("packed_linear", bytes, out_features, input.size(-1));
+  const at::Tensor bytes = aligned_bytes(packed);
+  const auto matrix = view_of("packed_linear", kWeightShape, bytes, out_features, input.size(-1));
   const auto leading = input.sizes().slice(0, static_cast<size_t>(input.dim() - 1));
   auto sizes = leading.vec();
   sizes.push_back(out_features);
@@ -135,8 +153,8 @@ at::Tensor packed_linear_meta(const at::Tensor& input, const at::Tensor& packed,
 
 at::Tensor packed_weight_cpu(const at::Tensor& packed, int64_t out_features, int64_t in_features) {
   check_packed_weight(packed, out_features, in_features);
-  const at::Tensor bytes = aligned(packed);
-  const auto matrix = view_of("packed_weight", bytes, out_features, in_features);
+  const at::Tensor bytes = aligned_bytes(packed);
+  const auto matrix = view_of("packed_weight", kWeightShape, bytes, out_features, in_features);
   const at::Tensor weight =
       at::zeros({out_features, in_features}, packed.options().dtype(at::kFloat));
   matrix.unpack(weight.mutable_data_ptr<float>());
@@ -167,7 +185,7 @@ Packed from_tensor(const at::Tensor& packed) {
         "from_tensor: expected `packed` to be a uint8 tensor of 1 dimension that has data, got "
         "another. Make it with pack().");
   }
-  return check_packed(bytes_of(aligned(packed.cpu())));
+  return check_packed(bytes_of(aligned_bytes(packed.cpu())));
 }
 
 }  // namespace pomona

@@ -225,4 +225,15 @@ void PackedMatrix::unpack(float* dense) const {
              matrix_);
 }
 
+bool PackedMatrix::finds_rows() const {
+  return !std::holds_alternative<PgView>(matrix_);
+}
+
+void PackedMatrix::unpack_row(int64_t row, float* dense) const {
+  std::visit(Overloaded{[&](const Csr16View& matrix) { unpack_csr16_row(matrix, row, dense); },
+                        [](const PgView&) {},
+                        [&](const LutView& matrix) { unpack_lut_row(matrix, row, dense); }},
+             matrix_);
+}
+
 }  // namespace pomona

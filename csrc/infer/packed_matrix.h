@@ -37,6 +37,11 @@ class POMONA_API PackedMatrix {
                 float* y) const;
   // Writes the stored weights. REQUIRES: dense [rows, cols] holds zeros.
   void unpack(float* dense) const;
+  // Whether one row can be unpacked by itself: in csr16 and lut. pg32 and pgv sort rows into tiles.
+  bool finds_rows() const;
+  // Writes the stored weights of a row. REQUIRES: finds_rows(), 0 <= row < rows(); dense [cols]
+  // holds zeros.
+  void unpack_row(int64_t row, float* dense) const;
 
  private:
   using Any = std::variant<Csr16View, PgView, LutView>;

@@ -37,6 +37,13 @@ void bind_infer(py::module_& m) {
       py::arg("precision") = "fp32", py::arg("is_quick") = false, ReleaseGil(),
       "The packed bytes of a matrix, uint8 on the CPU.");
   m.def(
+      "pack_rows",
+      [](const at::Tensor& weight, const std::string& name) {
+        return to_tensor(pack_rows(to_weight(name, weight)));
+      },
+      py::arg("weight"), py::arg("name"), ReleaseGil(),
+      "The packed bytes of a matrix whose rows are looked up, uint8 on the CPU.");
+  m.def(
       "layouts_for",
       [](const at::Tensor& weight, const std::string& name, const std::string& precision) {
         std::vector<std::string> names;

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from . import _C
+from ._packed_base import PackedLayer
 
-# The overloads, looked up once: a layer may run in ten microseconds.
+# The overload, looked up once: a layer may run in ten microseconds.
 _packed_linear = torch.ops.pomona.packed_linear.default
-_packed_weight = torch.ops.pomona.packed_weight.default
 
 
 Layout = Literal["csr16", "pg32", "pgv", "lut"]
@@ -52,7 +52,7 @@ def _pack(weight: torch.Tensor, layout: Layout | None, precision: Precision) -> 
     return _C.pack(weight, "weight", layout, precision)
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(PackedLayer):
     """``y = x W^T + b`` on packed weights: only the nonzeros are stored and multiplied.
 
     Made for inference. The product is float32 or as ``precision`` says; input of another floating
@@ -165,44 +165,18 @@ class PackedLinear(nn.Module):
         output = _packed_linear(input.float(), self.packed, bias, self.out_features, relu=self.relu)
         return output.to(input.dtype)
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """The dense weight ``[out_features, in_features]``, float32, made anew at each access."""
-        return _packed_weight(self.packed, self.out_features, self.in_features)
-
-    def pack_weight_(self, weight: torch.Tensor) -> None:
-        """Pack another weight of the same shape into this layer, in the layout it has.
-
-        Raises:
-            InvalidArgument: another dtype or shape, NaN or Inf, a weight that does not fit the
-                layout. Then the layer is as it was.
-        """
-        packed = _C.pack(weight.detach(), "weight", self.layout, self.precision)
-        if problem := self._problem(packed):
-            raise _C.InvalidArgument(problem)
-        self.packed = packed.to(self.packed.device)
-
-    @property
-    def layout(self) -> str:
-        """How the weights lie: "csr16", "pg32", "pgv" or "lut"."""
-        return _C.packed_facts(self.packed)[0]
-
-    @property
-    def precision(self) -> str:
-        """What the product is computed in: "fp32", "bf16", "fixed16" or "int8"."""
-        return _C.packed_facts(self.packed)[1]
-
-    @property
-    def nnz(self) -> int:
-        """How many weights are stored."""
-        return _C.packed_facts(self.packed)[4]
-
     def extra_repr(self) -> str:
         """What print() shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, relu={self.relu}, bytes={self.packed.numel()}"
         )
+
+    def _matrix_shape(self) -> tuple[int, int]:
+        return self.out_features, self.in_features
+
+    def _pack_anew(self, weight: torch.Tensor) -> torch.Tensor:
+        return _C.pack(weight, "weight", self.layout, self.precision)
 
     def _check_bias(self, bias: torch.Tensor | None) -> None:
         if bias is None:
@@ -214,46 +188,3 @@ class PackedLinear(nn.Module):
                 "PackedLinear: expected `bias` to be floating point of shape "
                 f"[{self.out_features}], got {got}."
             )
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Take packed bytes of any length that hold a weight of this layer's shape."""
-        key = f"{prefix}packed"
-        loaded = state_dict.get(key)
-        if isinstance(loaded, torch.Tensor) and not loaded.is_meta:
-            problem = self._problem(loaded)
-            if problem:
-                error_msgs.append(f"{key}: {problem}")
-                state_dict = {**state_dict, key: self.packed}
-            elif loaded.shape != self.packed.shape:
-                self.packed = torch.empty_like(loaded, device=self.packed.device)
-        super()._load_from_state_dict(
-            state_dict,
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            unexpected_keys,
-            error_msgs,
-        )
-
-    def _problem(self, packed: torch.Tensor) -> str:
-        """Why these bytes are not this layer's; empty when they are."""
-        try:
-            _, _, rows, cols, _ = _C.packed_facts(packed)
-        except _C.InvalidArgument as error:
-            return str(error)
-        if (rows, cols) == (self.out_features, self.in_features):
-            return ""
-        return (
-            f"PackedLinear: expected `packed` of shape [{self.out_features}, {self.in_features}], "
-            f"got [{rows}, {cols}]."
-        )

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from . import _C
+from ._packed_base import PackedLayer
 from ._progress import progress_bar
 from ._removal import Removal
 from ._shell import clean_name
-from .nn import PackedLinear
 from .report import entries_table, fp32_bytes, ratio, size
 
 __all__ = ["File", "SaveReport", "compressed_size", "entries", "load", "load_", "save"]
@@ -329,7 +329,7 @@ def _byte_bar(title: str, entries: list[_C.FileEntry]) -> Iterator[Callable[[int
 
 
 Tensors = list[tuple[str, torch.Tensor]]
-Packed = list[tuple[str, PackedLinear, torch.Tensor]]
+Packed = list[tuple[str, PackedLayer, torch.Tensor]]
 
 
 def _contents(model: Any, what: str) -> tuple[Tensors, Packed]:
@@ -338,10 +338,10 @@ def _contents(model: Any, what: str) -> tuple[Tensors, Packed]:
     A packed layer stands there with its dense weight, under the name that it has in the dense
     layer: packed bytes are made for one machine and one version.
     """
-    layers: dict[str, PackedLinear] = {}
+    layers: dict[str, PackedLayer] = {}
     if isinstance(model, nn.Module):
         for prefix, module in model.named_modules(remove_duplicate=False):
-            if isinstance(module, PackedLinear):
+            if isinstance(module, PackedLayer):
                 layers[f"{prefix}.packed" if prefix else "packed"] = module
         model = model.state_dict(keep_vars=True)
     if not isinstance(model, Mapping):

@@ -18,12 +18,14 @@ from torch import nn
 
 from . import _C
 from ._packed_attention import PackedMultiheadAttention
+from ._packed_embedding import PackedEmbedding
 from ._packed_linear import PackedLinear
 from ._packed_rnn import PackedGRU, PackedLSTM
 from ._shared_base import SharedLayer
 from ._shared_layers import SHARED_TWINS, SharedConv2d, SharedEmbedding, SharedLinear
 
 __all__ = [
+    "PackedEmbedding",
     "PackedGRU",
     "PackedLSTM",
     "PackedLinear",

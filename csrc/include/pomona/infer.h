@@ -28,4 +28,10 @@ POMONA_API at::Tensor packed_linear(const at::Tensor& input, const at::Tensor& p
 POMONA_API at::Tensor packed_weight(const at::Tensor& packed, int64_t out_features,
                                     int64_t in_features);
 
+// Rows of the matrix: indices [...], int64 or int32, in 0..num_embeddings - 1; packed as above, of
+// csr16 or lut -> float32 [..., embedding_dim]. CPU. torch.ops.pomona.packed_embedding. Errors as
+// packed_linear, and c10::IndexError for an index that is no row.
+POMONA_API at::Tensor packed_embedding(const at::Tensor& indices, const at::Tensor& packed,
+                                       int64_t num_embeddings, int64_t embedding_dim);
+
 }  // namespace pomona

@@ -185,6 +185,28 @@ class POMONA_API PackedLinearImpl : public ByteLayer<PackedLinearImpl> {
 };
 TORCH_MODULE(PackedLinear);
 
+// torch::nn::Embedding on packed weights, for inference: no gradient reaches them, so padding_idx
+// has nothing to do. The rows that are asked for are unpacked, in the dtype of the weight; the
+// dense table never is. csr16 or lut, whichever is smaller. CPU.
+class POMONA_API PackedEmbeddingImpl : public ByteLayer<PackedEmbeddingImpl> {
+ public:
+  // weight [num_embeddings, embedding_dim] float32, float16 or bfloat16, finite. Throws
+  // InvalidArgument otherwise, and for an Embedding with max_norm, which changes its rows.
+  explicit PackedEmbeddingImpl(const at::Tensor& weight);
+  explicit PackedEmbeddingImpl(const torch::nn::Embedding& embedding);
+  void reset() override;  // what clone() needs: registers a copy of the buffer
+  // Checks what it read. Throws InvalidArgument as PackedLinear.
+  void load(torch::serialize::InputArchive& archive) override;
+  void pretty_print(std::ostream& stream) const override;
+  at::Tensor forward(const at::Tensor& input);  // int64 or int32 [...] -> [..., embedding_dim]
+  at::Tensor weight() const;                    // the dense table, of `dtype`
+
+  at::Tensor packed;  // uint8 buffer
+  int64_t num_embeddings, embedding_dim;
+  at::ScalarType dtype;  // of what forward() gives
+};
+TORCH_MODULE(PackedEmbedding);
+
 // What pack_ decided for one layer; times are the median of interleaved runs at `example`'s shape,
 // of the fastest layout that keeps the outputs.
 struct PackChoice {

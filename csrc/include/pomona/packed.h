@@ -68,6 +68,10 @@ POMONA_API std::string why_not_packed(const Weight& weight, const PackOptions& o
 POMONA_API std::vector<PackOptions> layouts_for(const Weight& weight,
                                                 Precision precision = Precision::kFloat32);
 
+// Packs a table whose rows are looked up (an embedding): csr16 or lut, whichever is smaller.
+// Weights and errors as pack().
+POMONA_API Packed pack_rows(const Weight& weight);
+
 // What a buffer says of itself, every index checked against its bounds: after this no kernel reads
 // outside x or the buffer. Throws InvalidArgument for bytes that pack() did not make (another
 // layout, version, cut short, indices out of range).

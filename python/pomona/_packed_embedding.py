@@ -1,0 +1,100 @@
+"""PackedEmbedding looks rows up in a packed table; pomona.nn has its public name."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from . import _C
+from ._packed_base import PackedLayer
+
+_packed_embedding = torch.ops.pomona.packed_embedding.default
+
+
+class PackedEmbedding(PackedLayer):
+    """``torch.nn.Embedding`` on packed weights: the dense table is never in memory.
+
+    Made for inference, on the CPU: a lookup unpacks the rows that are asked for, and no gradient
+    reaches them (so ``padding_idx`` has nothing to do). It saves memory, not time: a dense lookup
+    only copies. ``packed`` (uint8) is a buffer, so ``state_dict``, ``deepcopy`` and ``pickle``
+    work, and ``.half()`` leaves the bytes alone.
+
+    Shape:
+        input ``[...]``, int64 or int32; output ``[..., embedding_dim]``, of the weight's dtype.
+
+    Args:
+        weight: ``[num_embeddings, embedding_dim]``, float32, float16 or bfloat16, finite. It is
+            packed as csr16 (pruned) or lut (at most 16 values), whichever is smaller.
+
+    Raises:
+        InvalidArgument: another dtype or shape, NaN or Inf.
+
+    Reference:
+        Thesis §4.2 (W[i][j] = codebook[codes[i][j]]).
+
+    Example:
+        >>> import pomona, torch
+        >>> embedding = torch.nn.Embedding(100, 16)
+        >>> _ = pomona.Pruner(embedding, {"*": 0.9}).step()
+        >>> packed = PackedEmbedding.from_embedding(embedding)
+        >>> tokens = torch.tensor([3, 99])
+        >>> torch.equal(packed(tokens), embedding(tokens))
+        True
+        >>> packed.packed.numel() < 4 * embedding.weight.numel() / 2
+        True
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        """Pack the weight."""
+        super().__init__()
+        if not isinstance(weight, torch.Tensor):
+            raise _C.InvalidArgument(
+                f"PackedEmbedding: expected `weight` to be a tensor, got {type(weight).__name__}."
+            )
+        packed = _C.pack_rows(weight.detach(), "weight")
+        self.num_embeddings, self.embedding_dim = weight.shape
+        self.dtype = weight.dtype
+        self.register_buffer("packed", packed.to(weight.device))
+
+    @classmethod
+    def from_embedding(cls, embedding: nn.Embedding) -> PackedEmbedding:
+        """The same table, packed, in the same mode (training or not).
+
+        Raises:
+            InvalidArgument: not an nn.Embedding, one with ``max_norm`` (it would change rows), or a
+                weight that cannot be packed.
+        """
+        if not isinstance(embedding, nn.Embedding):
+            raise _C.InvalidArgument(
+                "PackedEmbedding.from_embedding: expected `embedding` to be a torch.nn.Embedding, "
+                f"got {type(embedding).__name__}."
+            )
+        if embedding.max_norm is not None:
+            raise _C.InvalidArgument(
+                "PackedEmbedding.from_embedding: expected `embedding` without `max_norm`, got "
+                f"{embedding.max_norm}. It would change rows."
+            )
+        return cls(embedding.weight).train(embedding.training)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Indices ``[...]`` -> rows ``[..., embedding_dim]``."""
+        rows = _packed_embedding(input, self.packed, self.num_embeddings, self.embedding_dim)
+        return rows.to(self.dtype)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The dense table ``[num_embeddings, embedding_dim]``, made anew at each access."""
+        return super().weight.to(self.dtype)
+
+    def extra_repr(self) -> str:
+        """What print() shows."""
+        return (
+            f"{self.num_embeddings}, {self.embedding_dim}, dtype={self.dtype}, "
+            f"bytes={self.packed.numel()}"
+        )
+
+    def _matrix_shape(self) -> tuple[int, int]:
+        return self.num_embeddings, self.embedding_dim
+
+    def _pack_anew(self, weight: torch.Tensor) -> torch.Tensor:
+        return _C.pack_rows(weight, "weight")
