@@ -21,11 +21,12 @@ const at::Tensor& weight_of(const torch::nn::Embedding& embedding) {
 
 }  // namespace
 
-PackedEmbeddingImpl::PackedEmbeddingImpl(const at::Tensor& weight) : dtype(weight.scalar_type()) {
-  const auto matrix = pack_rows(to_weight("weight", weight));
+PackedEmbeddingImpl::PackedEmbeddingImpl(const at::Tensor& table) : dtype(table.scalar_type()) {
+  const Weight weight = to_weight("weight", table);
+  const auto matrix = table.is_cpu() ? pack_rows(weight) : pack(weight);
   num_embeddings = matrix.rows;
   embedding_dim = matrix.cols;
-  packed = to_tensor(matrix).to(weight.device());
+  packed = to_tensor(matrix).to(table.device());
   reset();
 }
 

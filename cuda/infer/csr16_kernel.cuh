@@ -1,6 +1,6 @@
 #pragma once
-// The layout csr16 (drawn in csrc/infer/csr16_kernel.h) on the GPU: y = W x + bias, and W itself; a
-// warp a row.
+// The layout csr16 (drawn in csrc/infer/csr16_kernel.h) on the GPU: y = W x + bias, W itself, and
+// rows of it; a warp a row.
 //
 // The lanes of a warp take the entries of a row in turn, so columns and codes are read side by
 // side; each entry is read once for a tile of rows of x; a butterfly of shuffles adds the lanes.
@@ -132,22 +132,41 @@ __global__ void __launch_bounds__(kCsr16Threads) csr16_multiply_kernel(const Csr
   }
 }
 
+// The stored weights of a row into `to` [cols], by the lanes of a warp; NaN when there is no such
+// row.
+__device__ __forceinline__ void unpack_row_by_lanes(const Csr16View& matrix, bool is_there,
+                                                    int64_t row, int64_t cols, float* to) {
+  if (is_there) {
+    for_each_entry_of_lane(matrix, matrix.codebook, row,
+                           [&](int64_t column, float weight) { to[column] = weight; });
+    return;
+  }
+  for (int64_t column = static_cast<int>(threadIdx.x) % warpSize; column < cols;
+       column += warpSize) {
+    to[column] = NAN;
+  }
+}
+
 // The stored weights into dense [rows, cols]. REQUIRES: dense holds zeros.
 __global__ void __launch_bounds__(kCsr16Threads)
     csr16_unpack_kernel(const Csr16Buffer buffer, float* __restrict__ dense) {
   Csr16View matrix;
   const bool is_right = view_on_device(buffer, matrix);
   for (int64_t row = first_row(); row < buffer.rows; row += row_step()) {
-    float* to = dense + row * buffer.cols;
-    if (is_right) {
-      for_each_entry_of_lane(matrix, matrix.codebook, row,
-                             [&](int64_t column, float weight) { to[column] = weight; });
-      continue;
-    }
-    for (int64_t column = static_cast<int>(threadIdx.x) % warpSize; column < buffer.cols;
-         column += warpSize) {
-      to[column] = NAN;
-    }
+    unpack_row_by_lanes(matrix, is_right, row, buffer.cols, dense + row * buffer.cols);
+  }
+}
+
+// Rows indices[0 .. count) into dense [count, cols]. REQUIRES: dense holds zeros.
+__global__ void __launch_bounds__(kCsr16Threads)
+    csr16_gather_kernel(const Csr16Buffer buffer, const int64_t* __restrict__ indices,
+                        int64_t count, float* __restrict__ dense) {
+  Csr16View matrix;
+  const bool is_right = view_on_device(buffer, matrix);
+  for (int64_t i = first_row(); i < count; i += row_step()) {
+    const int64_t row = indices[i];
+    const bool is_there = is_right && row >= 0 && row < buffer.rows;
+    unpack_row_by_lanes(matrix, is_there, row, buffer.cols, dense + i * buffer.cols);
   }
 }
 
@@ -177,6 +196,16 @@ template <class Launch>
 void launch_csr16_unpack(const Launch& launch, const Csr16Buffer& buffer, float* dense) {
   if (buffer.rows == 0 || buffer.cols == 0) return;
   launch(&csr16_unpack_kernel, csr16_row_blocks(buffer.rows), kCsr16Threads, buffer, dense);
+}
+
+// Rows of W; NaN for an index that is no row, and where the buffer is another matrix's. REQUIRES:
+// as above.
+template <class Launch>
+void launch_csr16_gather(const Launch& launch, const Csr16Buffer& buffer, const int64_t* indices,
+                         int64_t count, float* dense) {
+  if (count == 0 || buffer.cols == 0) return;
+  launch(&csr16_gather_kernel, csr16_row_blocks(count), kCsr16Threads, buffer, indices, count,
+         dense);
 }
 
 }  // namespace pomona

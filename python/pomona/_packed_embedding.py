@@ -11,20 +11,27 @@ from ._packed_base import PackedLayer
 _packed_embedding = torch.ops.pomona.packed_embedding.default
 
 
+def _packed_rows(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The packed bytes, on the device; others than the CPU know csr16 only."""
+    pack = _C.pack_rows if device.type == "cpu" else _C.pack
+    return pack(weight.detach(), "weight").to(device)
+
+
 class PackedEmbedding(PackedLayer):
     """``torch.nn.Embedding`` on packed weights: the dense table is never in memory.
 
-    Made for inference, on the CPU: a lookup unpacks the rows that are asked for, and no gradient
-    reaches them (so ``padding_idx`` has nothing to do). It saves memory, not time: a dense lookup
-    only copies. ``packed`` (uint8) is a buffer, so ``state_dict``, ``deepcopy`` and ``pickle``
-    work, and ``.half()`` leaves the bytes alone.
+    Made for inference: a lookup unpacks the rows that are asked for, and no gradient reaches them
+    (so ``padding_idx`` has nothing to do). It saves memory, not time: a dense lookup only copies.
+    An index that is no row is an IndexError; on CUDA it gives NaN. ``packed`` (uint8) is a buffer,
+    so ``state_dict``, ``deepcopy`` and ``pickle`` work, and ``.half()`` leaves the bytes alone.
 
     Shape:
         input ``[...]``, int64 or int32; output ``[..., embedding_dim]``, of the weight's dtype.
 
     Args:
         weight: ``[num_embeddings, embedding_dim]``, float32, float16 or bfloat16, finite. It is
-            packed as csr16 (pruned) or lut (at most 16 values), whichever is smaller.
+            packed as csr16 (pruned) or lut (at most 16 values), whichever is smaller; on CUDA as
+            csr16.
 
     Raises:
         InvalidArgument: another dtype or shape, NaN or Inf.
@@ -51,10 +58,10 @@ class PackedEmbedding(PackedLayer):
             raise _C.InvalidArgument(
                 f"PackedEmbedding: expected `weight` to be a tensor, got {type(weight).__name__}."
             )
-        packed = _C.pack_rows(weight.detach(), "weight")
+        packed = _packed_rows(weight, weight.device)
         self.num_embeddings, self.embedding_dim = weight.shape
         self.dtype = weight.dtype
-        self.register_buffer("packed", packed.to(weight.device))
+        self.register_buffer("packed", packed)
 
     @classmethod
     def from_embedding(cls, embedding: nn.Embedding) -> PackedEmbedding:
@@ -97,4 +104,4 @@ class PackedEmbedding(PackedLayer):
         return self.num_embeddings, self.embedding_dim
 
     def _pack_anew(self, weight: torch.Tensor) -> torch.Tensor:
-        return _C.pack_rows(weight, "weight")
+        return _packed_rows(weight, self.packed.device)

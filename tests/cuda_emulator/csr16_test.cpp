@@ -124,6 +124,26 @@ TEST_P(Csr16Kernel, UnpacksTheMatrixExactly) {
   }
 }
 
+TEST_P(Csr16Kernel, GathersRowsAndGivesNanForOthers) {
+  const auto example = make_example(9, 33, 0.5, true);
+  const std::vector<int64_t> indices{8, 0, 3, 3, 9, -1, 5};
+  std::vector<float> rows(indices.size() * 33);
+  launch_csr16_gather(launcher(), buffer_of(example.packed, 9, 33), indices.data(),
+                      static_cast<int64_t>(indices.size()), rows.data());
+  for (size_t i = 0; i < indices.size(); ++i) {
+    const bool is_there = indices[i] >= 0 && indices[i] < 9;
+    for (size_t c = 0; c < 33; ++c) {
+      if (is_there) {
+        ASSERT_EQ(rows[i * 33 + c], example.dense[static_cast<size_t>(indices[i]) * 33 + c]);
+      } else {
+        ASSERT_TRUE(std::isnan(rows[i * 33 + c]));
+      }
+    }
+  }
+  launch_csr16_gather(launcher(), buffer_of(example.packed, 9, 32), indices.data(), 1, rows.data());
+  EXPECT_TRUE(std::isnan(rows[31]));
+}
+
 TEST_P(Csr16Kernel, ServesMoreRowsThanItsGridHas) {
   const auto example = make_example(21, 50, 0.3, true);
   std::vector<float> dense(example.dense.size());

@@ -29,8 +29,8 @@ POMONA_API at::Tensor packed_weight(const at::Tensor& packed, int64_t out_featur
                                     int64_t in_features);
 
 // Rows of the matrix: indices [...], int64 or int32, in 0..num_embeddings - 1; packed as above, of
-// csr16 or lut -> float32 [..., embedding_dim]. CPU. torch.ops.pomona.packed_embedding. Errors as
-// packed_linear, and c10::IndexError for an index that is no row.
+// csr16 or (on the CPU) lut -> float32 [..., embedding_dim]. torch.ops.pomona.packed_embedding.
+// Errors as packed_linear, and for an index that is no row c10::IndexError; on CUDA a row of NaN.
 POMONA_API at::Tensor packed_embedding(const at::Tensor& indices, const at::Tensor& packed,
                                        int64_t num_embeddings, int64_t embedding_dim);
 

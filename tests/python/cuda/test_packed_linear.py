@@ -1,4 +1,4 @@
-"""packed_linear and packed_weight on a GPU, against the literal reference."""
+"""packed_linear, packed_weight and packed_embedding on a GPU, against the literal reference."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pomona import _C
 
 packed_linear = torch.ops.pomona.packed_linear
 packed_weight = torch.ops.pomona.packed_weight
+packed_embedding = torch.ops.pomona.packed_embedding
 
 pytestmark = pytest.mark.cuda
 
@@ -65,6 +66,14 @@ def test_packed_weight_is_the_matrix_exactly(cuda, distinct):
     assert torch.equal(packed_weight(_C.pack(weight, "w").to(cuda), 7, 9).cpu(), weight)
 
 
+def test_packed_embedding_gives_rows_and_nan_for_others(cuda):
+    weight = sparse(7, 9)
+    packed = _C.pack(weight, "w").to(cuda)
+    rows = packed_embedding(torch.tensor([[6, 0], [7, -1]], device=cuda), packed, 7, 9).cpu()
+    assert torch.equal(rows[0], weight[[6, 0]])
+    assert rows[1].isnan().all()
+
+
 def test_bytes_of_another_matrix_give_nan(cuda):
     packed = _C.pack(sparse(7, 9), "w").to(cuda)
     assert packed_linear(torch.ones(3, 8, device=cuda), packed, None, 7).isnan().all()
@@ -80,3 +89,4 @@ def test_operators_pass_opcheck(cuda):
     torch.library.opcheck(packed_linear, (x, packed, bias, 7))
     torch.library.opcheck(packed_linear, (x, packed, None, 7))
     torch.library.opcheck(packed_weight, (packed, 7, 9))
+    torch.library.opcheck(packed_embedding, (torch.tensor([6, 0], device=cuda), packed, 7, 9))
