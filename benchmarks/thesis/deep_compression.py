@@ -10,7 +10,7 @@ Three rows of networks. "12x pruned": the paper's densities, shared with 6 bits 
 and 5 bits (LeNet-5), linear initialization, two epochs of centroid training. "pruned once more":
 those before sharing, pruned again and retrained, at most 21.8 k and 33 k weights. "extreme": the
 second-order ramp of pruning_extreme.py to 3,400 (longer) and 3,000 weights, 12 and 8 codes, biases
-rounded to 8 bits. The file of each: once as the thesis says (gaps of 5 bits, Huffman), once with
+of 6 and 8 bits. The file of each: once as the thesis says (gaps of 5 bits, Huffman), once with
 the gaps' width chosen by cost, once as small as we can. Every file is read in a new process, and
 the errors are those of what it read. 1 kB = 1000 B.
 Source: thesis Tables 4.2 and 4.3 (Deep Compression, Tables 1 to 3).
@@ -55,7 +55,7 @@ import pomona  # noqa: E402
 NETWORKS = {"LeNet-300-100": LeNet300100, "LeNet-5": LeNet5}
 BITS = {"LeNet-300-100": {"*": 6}, "LeNet-5": {"conv*": 8, "*": 5}}
 CODES = {"LeNet-300-100": (12, 15), "LeNet-5": (8, 6)}  # codes, 0.0 among them; epochs
-BIAS_BITS = 8
+BIAS_BITS = {"LeNet-300-100": 6, "LeNet-5": 8}
 # The last ramp of pruning_extreme.py, to fewer weights and longer (chosen on held-out images).
 LAST_STAGE = {"LeNet-300-100": pruning_extreme.Stage(3_400, 30, 50, 2e-3)}
 MODES = {
@@ -136,15 +136,16 @@ def share_and_train(
     sharer.finalize()
 
 
-def round_entries_and_biases(model: torch.nn.Module) -> None:
-    """Codebook entries to bfloat16, biases to multiples of a power of two, 8 bits each."""
-    for name, parameter in model.named_parameters():
+def rounded(tensors: dict[str, torch.Tensor], bias_bits: int) -> dict[str, torch.Tensor]:
+    """Codebook entries in bfloat16, biases as multiples of a power of two, of so many bits."""
+    result = {}
+    for name, tensor in tensors.items():
         if not name.endswith("bias"):
-            parameter.data = parameter.detach().bfloat16().float()
+            result[name] = tensor.bfloat16().float()
         else:
-            largest = parameter.detach().abs().max()
-            step = 2.0 ** torch.ceil(torch.log2(largest / (2 ** (BIAS_BITS - 1) - 1)))
-            parameter.data = torch.round(parameter.detach() / step) * step + 0.0
+            step = 2.0 ** torch.ceil(torch.log2(tensor.abs().max() / (2 ** (bias_bits - 1) - 1)))
+            result[name] = torch.round(tensor / step) * step + 0.0
+    return result
 
 
 def saved(tensors: dict[str, torch.Tensor], network: str, quick: bool) -> dict[str, Found]:
@@ -208,7 +209,6 @@ def extreme(network: str, seed: int, quick: bool) -> dict[str, torch.nn.Module]:
     rules = {"*": pomona.Share((codes - 1).bit_length(), codes=codes)}
     epochs = 1 if quick else epochs
     share_and_train(model, dataset, rules, epochs=epochs, lr=1e-3, shift=recipe.shift)
-    round_entries_and_biases(model)
     return {EXTREME: model}
 
 
@@ -230,6 +230,8 @@ def run(
         states = {row: model.state_dict() for row, model in models.items()}
         if kept is not None:
             torch.save(states, kept)
+    if EXTREME in states:
+        states[EXTREME] = rounded(states[EXTREME], BIAS_BITS[network])
     found = {row: saved(tensors, network, quick) for row, tensors in states.items()}
     for row, modes in found.items():
         sizes = ", ".join(f"{f['bytes']:,} B {f['error']:.2f} %" for f in modes.values())
