@@ -1,5 +1,5 @@
-// Precompiled for the targets that use torch: its headers take most of their compile time. No source may count on
-// this file; -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON builds without it.
+// Precompiled for the targets that use torch: its headers take most of their compile time. No
+// source may count on this file; -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON builds without it.
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>

@@ -12,7 +12,8 @@ those before sharing, pruned again and retrained, at most 21.8 k and 33 k weight
 second-order ramp of pruning_extreme.py to 3,400 (longer) and 3,000 weights, 12 and 8 codes, biases
 of 6 and 8 bits. The file of each: once as the thesis says (gaps of 5 bits, Huffman), once with
 the gaps' width chosen by cost, once as small as we can. Every file is read in a new process, and
-the errors are those of what it read. 1 kB = 1000 B.
+the errors are those of what it read. "positions" is what of a file says where the weights are. 1 kB
+= 1000 B.
 Source: thesis Tables 4.2 and 4.3 (Deep Compression, Tables 1 to 3).
 """
 
@@ -249,9 +250,10 @@ def rows_of(network: str, row: str, runs: Sequence[dict[str, Found]]) -> list[li
         found = [run[mode] for run in runs]
         mean = statistics.mean(f["bytes"] for f in found)
         error = statistics.mean(f["error"] for f in found)
+        positions = statistics.mean(f["positions"] for f in found)
         rows.append([
             *(network, row, mode, len(runs), f"{max(f['kept'] for f in found):,}"),
-            f"{mean:,.0f}", f"{dense / mean:.0f}x",
+            f"{positions:,.0f}", f"{mean:,.0f}", f"{dense / mean:.0f}x",
             mean_and_deviation([f["error"] for f in found]),
             *(["-", "-", "-"] if goal is None else [
                 f"{goal[0]:,}", f"{goal[1]:.2f}",
@@ -278,7 +280,17 @@ def main() -> None:
         }
         done = {case: [future.result() for future in futures] for case, futures in waiting.items()}
     runs = {(n, row): [f[row] for f in found] for (n, rows), found in done.items() for row in rows}
-    columns = ["network", "row", "file", "seeds", "weights", "bytes", "ratio", "error %"]
+    columns = [
+        "network",
+        "row",
+        "file",
+        "seeds",
+        "weights",
+        "positions",
+        "bytes",
+        "ratio",
+        "error %",
+    ]
     columns += ["goal bytes", "goal %", "goal"]
     order = [case for case in GOALS if runs.get(case)]
     table = [row for case in order for row in rows_of(*case, runs[case])]
