@@ -187,8 +187,7 @@ TORCH_MODULE(PackedLinear);
 
 // torch::nn::Embedding on packed weights, for inference: no gradient reaches them, so padding_idx
 // has nothing to do. The rows that are asked for are unpacked, in the dtype of the weight; the
-// dense table never is. csr16 or lut, whichever is smaller; on
-// CUDA csr16.
+// dense table never is. csr16 or lut, whichever is smaller; on CUDA csr16.
 class POMONA_API PackedEmbeddingImpl : public ByteLayer<PackedEmbeddingImpl> {
  public:
   // weight [num_embeddings, embedding_dim] float32, float16 or bfloat16, finite. Throws
