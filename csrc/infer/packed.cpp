@@ -8,7 +8,7 @@
 #include "format/find_codebooks.h"
 #include "infer/csr16_kernel.h"
 #include "infer/float_weight.h"
-#include "infer/lut_kernel.h"
+#include "infer/lut_layout.h"
 #include "infer/packed_matrix.h"
 #include "infer/pg_layout.h"
 
@@ -131,35 +131,39 @@ bool is_bfloat16(const Weight& matrix) {
   });
 }
 
-// The arithmetic of a layout: pairs of bfloat16 where they hold the codebook and x well enough and
-// take fewer cycles, or where the codebook has no room elsewhere.
-PgForm form_of(const Weight& matrix, const PackOptions& options) {
-  if (options.layout == Layout::kPgv) return PgForm::kBytes;
-  if (options.precision == Precision::kBFloat16) return PgForm::kBFloat16;
-  const bool has_instructions = has_isa(Isa::kAvx512BFloat16);
-  const bool is_wide =
-      !why_not_pg(matrix, PgForm::kFloat32, Precision::kFloat32).empty();  // of 32 values and more
-  const bool fits = why_not_pg(matrix, PgForm::kBFloat16, Precision::kFloat32).empty();
-  return fits && has_instructions && (is_wide || is_bfloat16(matrix)) ? PgForm::kBFloat16
-                                                                      : PgForm::kFloat32;
+std::string why_not(const Weight& matrix, Layout layout, PackedForm form, Precision precision) {
+  return layout == Layout::kLut ? why_not_lut(matrix, form, precision)
+                                : why_not_pg(matrix, form, precision);
+}
+
+// The arithmetic of a layout other than csr16: pairs of bfloat16 where they hold the codebook and x
+// well enough and take fewer cycles, or where the codebook has no room elsewhere.
+PackedForm form_of(const Weight& matrix, const PackOptions& options) {
+  if (options.layout == Layout::kPgv || options.precision == Precision::kInt8) {
+    return PackedForm::kBytes;
+  }
+  if (options.precision == Precision::kBFloat16) return PackedForm::kBFloat16;
+  const auto fits = [&](PackedForm form) {
+    return why_not(matrix, options.layout, form, Precision::kFloat32).empty();
+  };
+  const bool is_better = is_bfloat16(matrix) || !fits(PackedForm::kFloat32);
+  return has_isa(Isa::kAvx512BFloat16) && is_better && fits(PackedForm::kBFloat16)
+             ? PackedForm::kBFloat16
+             : PackedForm::kFloat32;
 }
 
 std::string why_not(const Weight& matrix, const PackOptions& options) {
-  const bool is_float = options.precision == Precision::kFloat32;
-  const bool is_bytes =
-      options.precision == Precision::kFixed16 || options.precision == Precision::kInt8;
-  if (options.layout == Layout::kCsr16 || options.layout == Layout::kLut) {
-    if (!is_float) {
-      return text(layout_name(options.layout), " computes in fp32, not in ",
-                  precision_name(options.precision));
-    }
-    return options.layout == Layout::kLut ? why_not_lut(matrix) : "";
+  const auto precision = options.precision;
+  if (options.layout == Layout::kCsr16) {
+    return precision == Precision::kFloat32
+               ? ""
+               : text("csr16 computes in fp32, not in ", precision_name(precision));
   }
-  if (is_bytes != (options.layout == Layout::kPgv)) {
-    return text(layout_name(options.layout), " does not compute in ",
-                precision_name(options.precision));
+  const bool is_bytes = precision == Precision::kFixed16 || precision == Precision::kInt8;
+  if (options.layout != Layout::kLut && is_bytes != (options.layout == Layout::kPgv)) {
+    return text(layout_name(options.layout), " does not compute in ", precision_name(precision));
   }
-  return why_not_pg(matrix, form_of(matrix, options), options.precision);
+  return why_not(matrix, options.layout, form_of(matrix, options), precision);
 }
 
 std::vector<std::byte> bytes_of(const Weight& matrix, const PackOptions& options) {
@@ -167,7 +171,7 @@ std::vector<std::byte> bytes_of(const Weight& matrix, const PackOptions& options
     case Layout::kCsr16:
       return pack_csr16(matrix);
     case Layout::kLut:
-      return pack_lut(matrix);
+      return pack_lut(matrix, form_of(matrix, options), options.precision);
     case Layout::kPg32:
     case Layout::kPgv:
       return pack_pg(matrix, form_of(matrix, options), options.precision,

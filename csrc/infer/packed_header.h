@@ -14,6 +14,13 @@
 
 namespace pomona {
 
+// The arithmetic that a layout's bytes are for.
+enum class PackedForm : uint8_t {
+  kFloat32 = 0,   // x and codebook in float32
+  kBFloat16 = 1,  // pairs of bfloat16
+  kBytes = 2,     // bytes of fixed-point numbers
+};
+
 inline constexpr uint32_t kPackedMagic = 0x6b706d70;  // "pmpk"; then bytes for layout and version
 
 template <class Got>

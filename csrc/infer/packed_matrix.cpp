@@ -140,19 +140,16 @@ void multiply_matrix(const PgView& matrix, std::span<const float> x, int64_t bat
 void multiply_matrix(const LutView& matrix, std::span<const float> x, int64_t batch,
                      const MultiplyOptions& options, float* y) {
   const auto& header = matrix.header;
-  const int64_t padded_size = matrix.blocks() * kLutColumns;
-  const auto scratch = Scratch::get(padded_size * static_cast<int64_t>(sizeof(float)));
-  const std::span padded(reinterpret_cast<float*>(scratch.data()),
-                         static_cast<size_t>(padded_size));
+  const auto plane = Scratch::get(lut_input_bytes(matrix));
   const int64_t worth = header.rows * header.cols / kLutWorkPerThread;
   const int64_t parts = std::clamp<int64_t>(worth, 1, std::max<int64_t>(1, options.threads));
   for (int64_t b = 0; b < batch; ++b) {
     const auto cols = static_cast<size_t>(header.cols);
-    pad_lut_input(matrix, x.subspan(static_cast<size_t>(b) * cols, cols), padded);
+    const auto input =
+        make_lut_input(matrix, x.subspan(static_cast<size_t>(b) * cols, cols), plane);
     run(options, parts, [&](int64_t part) {
       const RowRange range{header.rows * part / parts, header.rows * (part + 1) / parts};
-      multiply_lut(matrix, padded.data(), options.bias, options.has_relu, y + b * header.rows,
-                   range);
+      multiply_lut(matrix, input, options.bias, options.has_relu, y + b * header.rows, range);
     });
   }
 }
@@ -191,8 +188,9 @@ Layout PackedMatrix::layout() const {
 }
 
 Precision PackedMatrix::precision() const {
-  const auto* pg = std::get_if<PgView>(&matrix_);
-  return pg == nullptr ? Precision::kFloat32 : pg->precision();
+  return std::visit(Overloaded{[](const Csr16View&) { return Precision::kFloat32; },
+                               [](const auto& m) { return m.precision(); }},
+                    matrix_);
 }
 
 int64_t PackedMatrix::rows() const {

@@ -17,8 +17,8 @@ namespace {
 constexpr float kLeastUsable = 0x1p-100f;  // of |x| for bfloat16, which flushes denormals
 
 int64_t planes_of(const PgView& matrix) {
-  return matrix.precision() == Precision::kFixed16 ||
-                 (matrix.form() == PgForm::kBFloat16 && matrix.precision() == Precision::kFloat32)
+  return matrix.precision() == Precision::kFixed16 || (matrix.form() == PackedForm::kBFloat16 &&
+                                                       matrix.precision() == Precision::kFloat32)
              ? 2
              : 1;
 }
@@ -47,7 +47,7 @@ void lay_plane(const PgView& matrix, std::span<const float> x, std::byte* plane,
 }
 
 bool is_usable(const PgView& matrix, std::span<const float> x) {
-  const bool is_bfloat16 = matrix.form() == PgForm::kBFloat16;
+  const bool is_bfloat16 = matrix.form() == PackedForm::kBFloat16;
   return std::ranges::all_of(x, [&](float value) {
     return std::isfinite(value) && !(is_bfloat16 && value != 0 && std::abs(value) < kLeastUsable);
   });
@@ -57,10 +57,10 @@ void lay_fixed_point(const PgView& matrix, std::span<const float> x, std::byte* 
                      PgInput& input) {
   float low = 0, high = 0;
   for (const float value : x) low = std::min(low, value), high = std::max(high, value);
-  choose_pg_scale(matrix.precision(), low, high, input);
-  const float inverse = 1 / input.scale;
+  input.units = unsigned_scale(matrix.precision(), low, high);
+  const float inverse = 1 / input.units.scale;
   const auto whole = [&](float value) {
-    return static_cast<int32_t>(std::lrint(value * inverse)) + input.offset;
+    return static_cast<int32_t>(std::lrint(value * inverse)) + input.units.offset;
   };
   if (matrix.precision() == Precision::kInt8) {
     lay_plane<uint8_t>(matrix, x, planes,
@@ -138,9 +138,9 @@ float fixed_point_sum(const PgView& matrix, const PgInput& input, const PgGroup&
     }
     sum += x * w;
   });
-  sum -= int64_t{input.offset} * weights;
-  return static_cast<float>(static_cast<double>(sum) *
-                            (static_cast<double>(input.scale) * static_cast<double>(book.scale)));
+  sum -= int64_t{input.units.offset} * weights;
+  return static_cast<float>(static_cast<double>(sum) * (static_cast<double>(input.units.scale) *
+                                                        static_cast<double>(book.scale)));
 }
 
 void multiply_group_plainly(const PgView& matrix, const PgInput& input, const PgGroup& group,
@@ -149,13 +149,13 @@ void multiply_group_plainly(const PgView& matrix, const PgInput& input, const Pg
   const auto* of_lanes = matrix.sums.data() + (&group - matrix.groups.data()) * kPgLanes;
   for (int64_t lane = 0; lane < lanes; ++lane) {
     switch (matrix.form()) {
-      case PgForm::kFloat32:
+      case PackedForm::kFloat32:
         sums[lane] = float_sum(matrix, input, group, lane);
         break;
-      case PgForm::kBFloat16:
+      case PackedForm::kBFloat16:
         sums[lane] = bfloat16_sum(matrix, input, group, lane);
         break;
-      case PgForm::kBytes:
+      case PackedForm::kBytes:
         sums[lane] = fixed_point_sum(matrix, input, group, lane, of_lanes[lane]);
         break;
     }
@@ -184,16 +184,6 @@ RowSpan rows_of_block(const PgView& matrix, int64_t block) {
 
 }  // namespace
 
-void choose_pg_scale(Precision precision, float low, float high, PgInput& input) {
-  const int32_t levels = precision == Precision::kFixed16 ? 65'536 : 256;
-  input.offset = low < 0 ? levels / 2 : 0;
-  const float largest = std::max(high, -low);
-  const auto most = static_cast<float>(low < 0 ? levels / 2 - 1 : levels - 1);
-  input.scale = largest > 0 ? largest / most : 1;
-  // A scale so small that its reciprocal is infinite: x is as good as 0.
-  if (!std::isfinite(1 / input.scale)) input.scale = std::numeric_limits<float>::min();
-}
-
 int64_t pg_input_bytes(const PgView& matrix) {
   return planes_of(matrix) * matrix.plane_bytes();
 }
@@ -202,11 +192,11 @@ bool has_pg_isa(const PgView& matrix, Isa isa) {
   isa = resolve_isa(isa);
   if (isa < Isa::kAvx512) return has_isa(isa);
   switch (matrix.form()) {
-    case PgForm::kFloat32:
+    case PackedForm::kFloat32:
       return has_isa(Isa::kAvx512);
-    case PgForm::kBFloat16:
+    case PackedForm::kBFloat16:
       return has_isa(Isa::kAvx512BFloat16);
-    case PgForm::kBytes:
+    case PackedForm::kBytes:
       return has_isa(Isa::kAvx512Vnni);
   }
   return false;
@@ -220,7 +210,7 @@ enum class Way { kPlain, kAvx2, kAvx512 };
 Way way_of(const PgView& matrix, Isa isa) {
   isa = resolve_isa(isa);
   if (isa >= Isa::kAvx512 && has_pg_isa(matrix, isa)) return Way::kAvx512;
-  if (isa >= Isa::kAvx2 && has_isa(Isa::kAvx2) && matrix.form() == PgForm::kFloat32) {
+  if (isa >= Isa::kAvx2 && has_isa(Isa::kAvx2) && matrix.form() == PackedForm::kFloat32) {
     return Way::kAvx2;
   }
   return Way::kPlain;
@@ -247,10 +237,10 @@ PgInput make_pg_input(const PgView& matrix, std::span<const float> x, std::span<
   PgInput input{.x = x.data(), .planes = planes.data(), .is_usable = is_usable(matrix, x)};
   if (!input.is_usable) return input;
   switch (matrix.form()) {
-    case PgForm::kFloat32:
+    case PackedForm::kFloat32:
       lay_plane<float>(matrix, x, planes.data(), [](float value) { return value; });
       break;
-    case PgForm::kBFloat16:
+    case PackedForm::kBFloat16:
       lay_plane<uint16_t>(matrix, x, planes.data(), bfloat16_from_float);
       if (planes_of(matrix) == 2) {
         lay_plane<uint16_t>(matrix, x, planes.data() + matrix.plane_bytes(), [](float value) {
@@ -258,7 +248,7 @@ PgInput make_pg_input(const PgView& matrix, std::span<const float> x, std::span<
         });
       }
       break;
-    case PgForm::kBytes:
+    case PackedForm::kBytes:
       lay_fixed_point(matrix, x, planes.data(), input);
       break;
   }

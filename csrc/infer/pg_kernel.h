@@ -10,6 +10,7 @@
 #include "pomona/export.h"
 
 #include "base/isa.h"
+#include "infer/fixed_point.h"
 #include "infer/pg_layout.h"
 
 #include <cstddef>
@@ -20,12 +21,11 @@ namespace pomona {
 
 // x as a kernel takes it: planes of 32-bit words, each the natural view and then the second.
 //   kFloat32   one plane: x.   kBFloat16   x in bfloat16, and what that leaves (not for kBFloat16)
-//   kBytes     the high and the low bytes of (x / scale + offset), or one plane of bytes for kInt8
+//   kBytes     the high and the low bytes of x / scale + offset, or one plane of bytes for kInt8
 struct PgInput {
   const float* x = nullptr;  // what spilled is multiplied with
   const std::byte* planes = nullptr;
-  float scale = 1;
-  int32_t offset = 0;
+  UnsignedScale units{};  // of kBytes
   // Whether every x is finite and none so small that the arithmetic would lose it. If not, the
   // planes are not made: multiply_pg_slowly() takes x itself.
   bool is_usable = true;

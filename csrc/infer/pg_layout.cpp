@@ -18,7 +18,8 @@ struct Section {
 
 std::array<Section, 10> sections_of(const PgHeader& h) {
   const int64_t row_blocks = (h.rows + kPgBlockRows - 1) / kPgBlockRows;
-  const int64_t sums = static_cast<PgForm>(h.form) == PgForm::kBytes ? kPgLanes * h.groups : 0;
+  const int64_t sums =
+      static_cast<PackedForm>(h.form) == PackedForm::kBytes ? kPgLanes * h.groups : 0;
   return {{{"lanes", h.lanes_at, kPgLanes * h.groups, 4},
            {"groups", h.groups_at, h.groups, sizeof(PgGroup)},
            {"blocks", h.blocks_at, row_blocks + 1, 4},
@@ -109,12 +110,12 @@ PgHeader read_pg_header(std::span<const std::byte> bytes) {
   check_packed_start(bytes, sizeof(PgHeader), is_pgv ? Layout::kPgv : Layout::kPg32, kPgVersion);
   PgHeader header;
   std::memcpy(&header, bytes.data(), sizeof header);
-  if (header.form > static_cast<uint8_t>(PgForm::kBytes))
+  if (header.form > static_cast<uint8_t>(PackedForm::kBytes))
     refuse_packed("of form 0..2", int{header.form});
   if (header.precision > static_cast<uint8_t>(Precision::kInt8)) {
     refuse_packed("of precision 0..3", int{header.precision});
   }
-  const auto is_bytes = static_cast<PgForm>(header.form) == PgForm::kBytes;
+  const auto is_bytes = static_cast<PackedForm>(header.form) == PackedForm::kBytes;
   if (is_bytes != is_pgv) refuse_packed("of a form that fits its layout", int{header.form});
   if (is_bytes != (static_cast<Precision>(header.precision) >= Precision::kFixed16)) {
     refuse_packed("of a precision that fits its form", int{header.precision});
@@ -165,8 +166,8 @@ PgView check_pg(std::span<const std::byte> bytes) {
   return view;
 }
 
-PgSlot pg_slot(PgForm form, const std::byte* stream, int64_t vectors, int64_t step, int64_t lane,
-               int64_t slot) {
+PgSlot pg_slot(PackedForm form, const std::byte* stream, int64_t vectors, int64_t step,
+               int64_t lane, int64_t slot) {
   const auto shape = pg_shape(form);
   const int64_t l = lane % 16, within = step % shape.steps;
   const std::byte* from = stream + (step / shape.steps * vectors + lane / 16) * shape.bytes;
@@ -175,15 +176,15 @@ PgSlot pg_slot(PgForm form, const std::byte* stream, int64_t vectors, int64_t st
     return static_cast<uint32_t>(word);
   };
   switch (form) {
-    case PgForm::kFloat32: {
+    case PackedForm::kFloat32: {
       const uint32_t word = load(4 * l, uint32_t{});
       return {(word >> (5 * within)) & 31, (word >> (16 + 5 * within)) & 31};
     }
-    case PgForm::kBFloat16: {
+    case PackedForm::kBFloat16: {
       const uint32_t half = load(4 * l + 2 * slot, uint16_t{});
       return {half & 63, half >> 6 & 63};
     }
-    case PgForm::kBytes: {
+    case PackedForm::kBytes: {
       const uint32_t index = load(64 * within + 4 * l + slot, uint8_t{});
       const uint32_t nibbles = load(128 + 4 * l + slot, uint8_t{});
       return {index & 127, (nibbles >> (4 * within) & 15) | (index >> 3 & 16)};

@@ -114,7 +114,7 @@ constexpr int64_t pg_plane_bytes(int64_t blocks) {
 
 struct PgView {
   PgHeader header;
-  PgForm form() const { return static_cast<PgForm>(header.form); }
+  PackedForm form() const { return static_cast<PackedForm>(header.form); }
   Precision precision() const { return static_cast<Precision>(header.precision); }
   // Of a plane of views of x.
   int64_t plane_bytes() const { return pg_plane_bytes(pg_blocks(header.cols, form())); }
@@ -131,10 +131,11 @@ struct PgView {
 };
 
 // Why a matrix cannot have this layout; empty when it can. REQUIRES: as pack_csr16.
-POMONA_API std::string why_not_pg(const Weight& matrix, PgForm form, Precision precision);
+POMONA_API std::string why_not_pg(const Weight& matrix, PackedForm form, Precision precision);
 
 // The bytes of a matrix. REQUIRES: why_not_pg() is empty.
-POMONA_API std::vector<std::byte> pack_pg(const Weight& matrix, PgForm form, Precision precision,
+POMONA_API std::vector<std::byte> pack_pg(const Weight& matrix, PackedForm form,
+                                          Precision precision,
                                           PgEffort effort = PgEffort::kThorough);
 
 // The header, when the buffer is long enough, aligned, of this version and exactly this long; the
@@ -152,7 +153,7 @@ struct PgSlot {
   uint32_t index = 0;
   uint32_t code = 0;
 };
-POMONA_API PgSlot pg_slot(PgForm form, const std::byte* stream, int64_t vectors, int64_t step,
+POMONA_API PgSlot pg_slot(PackedForm form, const std::byte* stream, int64_t vectors, int64_t step,
                           int64_t lane, int64_t slot);
 
 // The column at an index of the window of a step; at or past `cols` where x has ended.

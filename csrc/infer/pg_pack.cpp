@@ -2,6 +2,7 @@
 
 #include "base/float16.h"
 #include "base/text.h"
+#include "infer/fixed_point.h"
 #include "infer/pg_lanes.h"
 #include "infer/pg_layout.h"
 
@@ -36,7 +37,7 @@ struct Spill {
 
 class Packer {
  public:
-  Packer(const Weight& matrix, PgForm form, Precision precision, PgEffort effort)
+  Packer(const Weight& matrix, PackedForm form, Precision precision, PgEffort effort)
       : shape_(pg_shape(form)), form_(form), precision_(precision), effort_(effort) {
     rows_ = matrix.shape[0], cols_ = matrix.shape[1];
     entries_ = make_pg_entries(matrix, shape_.codes);
@@ -72,7 +73,7 @@ class Packer {
   }
 
   PgShape shape_;
-  PgForm form_;
+  PackedForm form_;
   Precision precision_;
   PgEffort effort_;
   int64_t rows_ = 0, cols_ = 0;
@@ -180,13 +181,13 @@ void Packer::put(std::byte* stream, int64_t vectors, int64_t step, int64_t lane,
     std::memcpy(to + at, &word, sizeof word);
   };
   switch (form_) {
-    case PgForm::kFloat32:
+    case PackedForm::kFloat32:
       add(4 * l, what.index << (5 * within) | what.code << (16 + 5 * within));
       return;
-    case PgForm::kBFloat16:
+    case PackedForm::kBFloat16:
       add(4 * l + 2 * slot, static_cast<uint16_t>(what.index | what.code << 6));
       return;
-    case PgForm::kBytes:
+    case PackedForm::kBytes:
       add(64 * within + 4 * l + slot, static_cast<uint8_t>(what.index | (what.code & 16) << 3));
       add(128 + 4 * l + slot, static_cast<uint8_t>((what.code & 15) << (4 * within)));
       return;
@@ -204,7 +205,7 @@ void Packer::add_group(size_t g) {
                  static_cast<size_t>(steps / shape_.steps * vectors * shape_.bytes));
   std::byte* stream = stream_.data() + group.stream_at;
   std::vector<std::vector<Spill>> spilled(kPgLanes);
-  if (form_ == PgForm::kBytes) sums_.resize(sums_.size() + kPgLanes);
+  if (form_ == PackedForm::kBytes) sums_.resize(sums_.size() + kPgLanes);
   for (int64_t l = 0; l < kPgLanes; ++l) {
     const PgLane& lane = lanes[static_cast<size_t>(l)];
     if (lane.row == kPgNoRow) continue;
@@ -229,7 +230,7 @@ void Packer::add_group(size_t g) {
       const auto i = static_cast<size_t>(item);
       const uint8_t code = entries_.codes[entry_of[i]];
       put(stream, vectors, step, l, slot % shape_.slots, {schedule.index_of(coded[i], step), code});
-      if (form_ == PgForm::kBytes) {
+      if (form_ == PackedForm::kBytes) {
         sums_[g * kPgLanes + static_cast<size_t>(l)] += fixed_point(code);
       }
     }
@@ -266,15 +267,14 @@ PgCodebook Packer::make_codebook() const {
   float largest = 0;
   for (const float value : entries_.code_values) largest = std::max(largest, std::abs(value));
   const bool is_int8 = precision_ == Precision::kInt8;
-  const float most = is_int8 ? 127 : 32512;  // 127 * 256
-  book.scale = largest > 0 ? largest / most : 1;
+  book.scale = signed_scale(precision_, largest);
   for (size_t c = 0; c < entries_.code_values.size(); ++c) {
     const float value = entries_.code_values[c];
     book.values[c] = value;
     book.high[c] = bfloat16_from_float(value);
     book.low[c] = bfloat16_from_float(value - float_from_bfloat16(book.high[c]));
     if (float_from_bfloat16(book.low[c]) != 0) book.has_low = 1;
-    if (form_ != PgForm::kBytes) continue;
+    if (form_ != PackedForm::kBytes) continue;
     const auto whole = static_cast<int>(std::lrint(value / book.scale));
     const int high = is_int8 ? whole : (whole + 128) >> 8;
     book.byte_high[c] = static_cast<int8_t>(high);
@@ -282,7 +282,7 @@ PgCodebook Packer::make_codebook() const {
   }
   // The permute looks at six bits of a code, of which only four or five are its own: repeat.
   const size_t period = entries_.code_values.size() <= 16 ? 16 : 32;
-  for (size_t c = period; form_ == PgForm::kBytes && c < 64; ++c) {
+  for (size_t c = period; form_ == PackedForm::kBytes && c < 64; ++c) {
     book.byte_high[c] = book.byte_high[c - period];
     book.byte_low[c] = book.byte_low[c - period];
   }
@@ -314,7 +314,7 @@ std::vector<std::byte> Packer::bytes() const {
   std::ranges::transform(deal_.lanes, rows.begin(), [](const PgLane& lane) { return lane.row; });
   PgHeader header{
       .magic = kPackedMagic,
-      .layout = static_cast<uint8_t>(form_ == PgForm::kBytes ? Layout::kPgv : Layout::kPg32),
+      .layout = static_cast<uint8_t>(form_ == PackedForm::kBytes ? Layout::kPgv : Layout::kPg32),
       .form = static_cast<uint8_t>(form_),
       .precision = static_cast<uint8_t>(precision_),
       .rows = rows_,
@@ -364,17 +364,17 @@ bool is_bfloat16_arithmetic_exact_enough(const std::vector<float>& codebook) {
 
 }  // namespace
 
-std::string why_not_pg(const Weight& matrix, PgForm form, Precision precision) {
+std::string why_not_pg(const Weight& matrix, PackedForm form, Precision precision) {
   const int64_t rows = matrix.shape[0], cols = matrix.shape[1];
   if (matrix.mask.kept() == 0) return "it has no nonzero";
   if (!matrix.is_shared()) return "it has more than 256 different values";
   if (cols > kMostCols || rows > kMostRows) return text("it is ", rows, " x ", cols);
   if (matrix.mask.kept() >= int64_t{1} << 32) return "it has 2^32 nonzeros or more";
-  if (form == PgForm::kBFloat16 && !is_bfloat16_arithmetic_exact_enough(matrix.codebook)) {
+  if (form == PackedForm::kBFloat16 && !is_bfloat16_arithmetic_exact_enough(matrix.codebook)) {
     return "its codebook leaves the range of bfloat16 arithmetic";
   }
   const bool is_bytes = precision == Precision::kFixed16 || precision == Precision::kInt8;
-  if (is_bytes != (form == PgForm::kBytes)) return "of its precision";
+  if (is_bytes != (form == PackedForm::kBytes)) return "of its precision";
   if (is_bytes && cols > kMostOfARowInBytes) {
     const auto counts = kept_of_rows(matrix);
     if (std::ranges::max(counts) > kMostOfARowInBytes) {
@@ -388,7 +388,7 @@ std::string why_not_pg(const Weight& matrix, PgForm form, Precision precision) {
   return "";
 }
 
-std::vector<std::byte> pack_pg(const Weight& matrix, PgForm form, Precision precision,
+std::vector<std::byte> pack_pg(const Weight& matrix, PackedForm form, Precision precision,
                                PgEffort effort) {
   return Packer(matrix, form, precision, effort).bytes();
 }

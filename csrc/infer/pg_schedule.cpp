@@ -17,7 +17,7 @@ int64_t golden_stride(int64_t blocks) {
 
 }  // namespace
 
-int64_t PgSchedule::fewest_steps(int64_t cols, PgForm form) {
+int64_t PgSchedule::fewest_steps(int64_t cols, PackedForm form) {
   const int64_t multiple = pg_shape(form).steps;
   const int64_t half = (pg_blocks(cols, form) + 1) / 2;  // both registers see natural blocks
   return (half + multiple - 1) / multiple * multiple;
@@ -35,7 +35,7 @@ PgSchedule::Lists PgSchedule::make_lists(const ForEach& for_each) const {
   return lists;
 }
 
-PgSchedule::PgSchedule(int64_t cols, int64_t steps, PgForm form)
+PgSchedule::PgSchedule(int64_t cols, int64_t steps, PackedForm form)
     : form_(form),
       cols_(cols),
       blocks_(static_cast<uint32_t>(pg_blocks(cols, form))),

@@ -16,19 +16,16 @@
 
 #include "pomona/export.h"
 
+#include "infer/packed_header.h"
+
 #include <cstdint>
 #include <span>
 #include <vector>
 
 namespace pomona {
 
-// How a window, a slot and a stream look; the kernels' three arithmetics.
-enum class PgForm : uint8_t {
-  kFloat32 = 0,   // E = 1: x and codebook in float32, three slots of 10 bits in a 32-bit word
-  kBFloat16 = 1,  // E = 2: bfloat16 pairs, slots of 16 bits
-  kBytes = 2,     // E = 4: bytes of fixed-point numbers, slots of 12 bits in planes
-};
-
+// How a window, a slot and a stream look: kFloat32 has E = 1 and three slots of 10 bits in a 32-bit
+// word, kBFloat16 E = 2 and slots of 16 bits, kBytes E = 4 and slots of 12 bits in planes.
 struct PgShape {
   int elements;    // E, of x in a 32-bit word
   int slots;       // of a lane in one step
@@ -37,13 +34,13 @@ struct PgShape {
   int index_bits;  // of a slot: which element of the window
   int codes;       // that a slot can tell apart, 0 (nothing) among them
 };
-constexpr PgShape pg_shape(PgForm form) {
+constexpr PgShape pg_shape(PackedForm form) {
   switch (form) {
-    case PgForm::kFloat32:
+    case PackedForm::kFloat32:
       return {.elements = 1, .slots = 1, .steps = 3, .bytes = 64, .index_bits = 5, .codes = 32};
-    case PgForm::kBFloat16:
+    case PackedForm::kBFloat16:
       return {.elements = 2, .slots = 2, .steps = 1, .bytes = 64, .index_bits = 6, .codes = 64};
-    case PgForm::kBytes:
+    case PackedForm::kBytes:
       return {.elements = 4, .slots = 4, .steps = 2, .bytes = 192, .index_bits = 7, .codes = 32};
   }
   return {};
@@ -52,7 +49,7 @@ constexpr PgShape pg_shape(PgForm form) {
 inline constexpr int kPgWords = 16;  // of a block, of a register
 
 // Blocks of a view; at least one.
-constexpr int64_t pg_blocks(int64_t cols, PgForm form) {
+constexpr int64_t pg_blocks(int64_t cols, PackedForm form) {
   const int64_t block = int64_t{kPgWords} * pg_shape(form).elements;
   return cols <= block ? 1 : (cols - 1) / block + 1;
 }
@@ -66,11 +63,11 @@ struct PgStep {
 class POMONA_API PgSchedule {
  public:
   // The fewest steps that see every column.
-  static int64_t fewest_steps(int64_t cols, PgForm form);
+  static int64_t fewest_steps(int64_t cols, PackedForm form);
   // REQUIRES: cols < 2^31; steps is a multiple of pg_shape(form).steps and at least fewest_steps().
-  PgSchedule(int64_t cols, int64_t steps, PgForm form);
+  PgSchedule(int64_t cols, int64_t steps, PackedForm form);
 
-  PgForm form() const { return form_; }
+  PackedForm form() const { return form_; }
   int64_t blocks() const { return blocks_; }
   std::span<const PgStep> steps() const { return steps_; }
   // The steps that see a column in the natural view; in the second view.
@@ -100,7 +97,7 @@ class POMONA_API PgSchedule {
   uint32_t natural_of(uint32_t column) const { return column >> block_shift_; }
   uint32_t second_of(uint32_t column) const { return (column >> shift_) % blocks_; }
 
-  PgForm form_;
+  PackedForm form_;
   int64_t cols_;
   uint32_t blocks_;
   int shift_, block_shift_;  // log2 of E, of 16 E

@@ -142,8 +142,8 @@ POMONA_BFLOAT16 void lay_bfloat16(std::span<const float> x, bool has_low, int64_
 
 POMONA_AVX512 void lay_bytes(std::span<const float> x, bool is_int8, const PgInput& input,
                              int64_t blocks, std::byte* plane, int64_t bytes_of_plane) {
-  const __m512 inverse = _mm512_set1_ps(1 / input.scale);
-  const __m512i offset = _mm512_set1_epi32(input.offset);
+  const __m512 inverse = _mm512_set1_ps(1 / input.units.scale);
+  const __m512i offset = _mm512_set1_epi32(input.units.offset);
   const auto size = std::ssize(x);
   for (int64_t i = 0; i < size; i += 16) {
     const __m512 values = _mm512_maskz_loadu_ps(first_lanes(size - i), x.data() + i);
@@ -334,9 +334,9 @@ POMONA_VNNI void add_bytes(const PgView& matrix, const PgInput& input, const PgG
     }
   }
   const int32_t* weights = matrix.sums.data() + (&group - matrix.groups.data()) * kPgLanes;
-  const double scale = static_cast<double>(input.scale) * static_cast<double>(book.scale);
+  const double scale = static_cast<double>(input.units.scale) * static_cast<double>(book.scale);
   for (int v = 0; v < kVectors; ++v) {
-    store_byte_sums(totals[v], kIsInt8, weights + 16 * v, input.offset, scale, sums + 16 * v);
+    store_byte_sums(totals[v], kIsInt8, weights + 16 * v, input.units.offset, scale, sums + 16 * v);
   }
 }
 
@@ -372,21 +372,21 @@ void with_flags(const Add& add, bool flag, Flags... flags) {
 
 PgInput make_pg_input_avx512(const PgView& matrix, std::span<const float> x,
                              std::span<std::byte> planes) {
-  const bool is_bfloat16 = matrix.form() == PgForm::kBFloat16;
+  const bool is_bfloat16 = matrix.form() == PackedForm::kBFloat16;
   const int64_t blocks = pg_blocks(matrix.header.cols, matrix.form());
   const Range range = range_of(x, is_bfloat16);
   PgInput input{.x = x.data(), .planes = planes.data(), .is_usable = range.is_usable};
   if (!input.is_usable) return input;
   switch (matrix.form()) {
-    case PgForm::kFloat32:
+    case PackedForm::kFloat32:
       lay_float(x, blocks, planes.data());
       break;
-    case PgForm::kBFloat16:
+    case PackedForm::kBFloat16:
       lay_bfloat16(x, matrix.precision() == Precision::kFloat32, blocks, planes.data(),
                    matrix.plane_bytes());
       break;
-    case PgForm::kBytes:
-      choose_pg_scale(matrix.precision(), range.low, range.high, input);
+    case PackedForm::kBytes:
+      input.units = unsigned_scale(matrix.precision(), range.low, range.high);
       lay_bytes(x, matrix.precision() == Precision::kInt8, input, blocks, planes.data(),
                 matrix.plane_bytes());
       break;
@@ -400,18 +400,18 @@ void multiply_group_avx512(const PgView& matrix, const PgInput& input, const PgG
   const auto precision = matrix.precision();
   with_vectors(group.vectors, [&](auto vectors) {
     switch (matrix.form()) {
-      case PgForm::kFloat32:
+      case PackedForm::kFloat32:
         return with_flags(
             [&](auto is_half) { add_floats<vectors(), is_half()>(matrix, input, group, sums); },
             book.has_low == 0);
-      case PgForm::kBFloat16:
+      case PackedForm::kBFloat16:
         return with_flags(
             [&](auto has_low_x, auto has_low_codes, auto is_wide) {
               add_bfloat16<vectors(), has_low_x(), has_low_codes(), is_wide()>(matrix, input, group,
                                                                                sums);
             },
             precision == Precision::kFloat32, book.has_low != 0, book.codes > 32);
-      case PgForm::kBytes:
+      case PackedForm::kBytes:
         return with_flags(
             [&](auto is_int8, auto is_wide) {
               add_bytes<vectors(), is_int8(), is_wide()>(matrix, input, group, sums);

@@ -5,10 +5,6 @@
 
 namespace pomona {
 
-// Sets the scale and offset that bring everything from low to high into the unsigned range of the
-// precision's bits.
-void choose_pg_scale(Precision precision, float low, float high, PgInput& input);
-
 #if defined(__x86_64__)
 // REQUIRES: as make_pg_input.
 PgInput make_pg_input_avx512(const PgView& matrix, std::span<const float> x,

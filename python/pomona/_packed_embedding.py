@@ -30,7 +30,7 @@ class PackedEmbedding(PackedLayer):
 
     Args:
         weight: ``[num_embeddings, embedding_dim]``, float32, float16 or bfloat16, finite. It is
-            packed as csr16 (pruned) or lut (at most 16 values), whichever is smaller; on CUDA as
+            packed as csr16 (pruned) or lut (at most 256 values), whichever is smaller; on CUDA as
             csr16.
 
     Raises:

@@ -89,6 +89,7 @@ using __m512bh = pomona::isa_emulator::Bits512;
 using __m512 = pomona::isa_emulator::Floats512;
 using __mmask16 = uint16_t;
 using __mmask32 = uint32_t;
+using __mmask64 = uint64_t;
 
 #define _MM_HINT_T0 0
 inline void _mm_prefetch(const char*, int) {}
@@ -326,6 +327,22 @@ inline __m512i _mm512_permutexvar_epi8(const __m512i& index, const __m512i& tabl
   using namespace pomona::isa_emulator;
   return integers<uint8_t>([&](int i) { return get<uint8_t>(table, get<uint8_t>(index, i) & 63); });
 }
+inline __mmask64 _mm512_movepi8_mask(const __m512i& v) {
+  using namespace pomona::isa_emulator;
+  __mmask64 mask = 0;
+  for (int i = 0; i < 64; ++i) mask |= __mmask64{get<int8_t>(v, i) < 0} << i;
+  return mask;
+}
+// The second operand where the mask is set.
+inline __m512i _mm512_mask_blend_epi8(__mmask64 mask, const __m512i& a, const __m512i& b) {
+  using namespace pomona::isa_emulator;
+  return integers<uint8_t>(
+      [&](int i) { return (mask >> i & 1) != 0 ? get<uint8_t>(b, i) : get<uint8_t>(a, i); });
+}
+inline __m512 _mm512_i32gather_ps(const __m512i& index, const float* from, int) {
+  using namespace pomona::isa_emulator;
+  return floats([&](int i) { return from[get<int32_t>(index, i)]; });
+}
 
 // Four products of an unsigned and a signed byte, added to a word.
 inline __m512i _mm512_dpbusd_epi32(const __m512i& sum, const __m512i& a, const __m512i& b) {
@@ -398,4 +415,81 @@ inline __m256 _mm256_blendv_ps(const __m256& a, const __m256& b, const __m256& w
 inline __m256 _mm256_fmadd_ps(const __m256& a, const __m256& b, const __m256& c) {
   using namespace pomona::isa_emulator;
   return floats<Floats256>([&](int i) { return std::fma(lane(a, i), lane(b, i), lane(c, i)); });
+}
+inline __m256 _mm256_i32gather_ps(const float* from, const __m256i& index, int) {
+  using namespace pomona::isa_emulator;
+  return floats<Floats256>([&](int i) { return from[get<int32_t>(index, i)]; });
+}
+inline void _mm256_storeu_si256(__m256i* to, const __m256i& v) {
+  std::memcpy(to, &v, sizeof v);
+}
+inline __m256i _mm256_setzero_si256() {
+  return {};
+}
+inline __m256i _mm256_set1_epi8(char x) {
+  using namespace pomona::isa_emulator;
+  return integers<char, Bits256>([&](int) { return x; });
+}
+inline __m256i _mm256_set1_epi16(int16_t x) {
+  using namespace pomona::isa_emulator;
+  return integers<int16_t, Bits256>([&](int) { return x; });
+}
+inline __m256i _mm256_set1_epi32(int x) {
+  using namespace pomona::isa_emulator;
+  return integers<int32_t, Bits256>([&](int) { return x; });
+}
+inline __m256i _mm256_and_si256(const __m256i& a, const __m256i& b) {
+  using namespace pomona::isa_emulator;
+  return integers<uint32_t, Bits256>(
+      [&](int i) { return get<uint32_t>(a, i) & get<uint32_t>(b, i); });
+}
+inline __m256i _mm256_or_si256(const __m256i& a, const __m256i& b) {
+  using namespace pomona::isa_emulator;
+  return integers<uint32_t, Bits256>(
+      [&](int i) { return get<uint32_t>(a, i) | get<uint32_t>(b, i); });
+}
+inline __m256i _mm256_xor_si256(const __m256i& a, const __m256i& b) {
+  using namespace pomona::isa_emulator;
+  return integers<uint32_t, Bits256>(
+      [&](int i) { return get<uint32_t>(a, i) ^ get<uint32_t>(b, i); });
+}
+inline __m256i _mm256_adds_epu8(const __m256i& a, const __m256i& b) {
+  using namespace pomona::isa_emulator;
+  return integers<uint8_t, Bits256>([&](int i) {
+    return static_cast<uint8_t>(std::min(255, get<uint8_t>(a, i) + get<uint8_t>(b, i)));
+  });
+}
+inline __m256i _mm256_slli_epi16(const __m256i& v, int count) {
+  using namespace pomona::isa_emulator;
+  return integers<uint16_t, Bits256>(
+      [&](int i) { return static_cast<uint16_t>(get<uint16_t>(v, i) << count); });
+}
+inline __m256i _mm256_srli_epi16(const __m256i& v, int count) {
+  using namespace pomona::isa_emulator;
+  return integers<uint16_t, Bits256>(
+      [&](int i) { return static_cast<uint16_t>(get<uint16_t>(v, i) >> count); });
+}
+inline __m256i _mm256_srai_epi16(const __m256i& v, int count) {
+  using namespace pomona::isa_emulator;
+  return integers<int16_t, Bits256>(
+      [&](int i) { return static_cast<int16_t>(get<int16_t>(v, i) >> count); });
+}
+inline __m256i _mm256_add_epi32(const __m256i& a, const __m256i& b) {
+  using namespace pomona::isa_emulator;
+  return integers<int32_t, Bits256>([&](int i) { return get<int32_t>(a, i) + get<int32_t>(b, i); });
+}
+inline __m256i _mm256_madd_epi16(const __m256i& a, const __m256i& b) {
+  using namespace pomona::isa_emulator;
+  return integers<int32_t, Bits256>([&](int i) {
+    return get<int16_t>(a, 2 * i) * get<int16_t>(b, 2 * i) +
+           get<int16_t>(a, 2 * i + 1) * get<int16_t>(b, 2 * i + 1);
+  });
+}
+// Within each 16 bytes; zero where the index has its eighth bit.
+inline __m256i _mm256_shuffle_epi8(const __m256i& table, const __m256i& index) {
+  using namespace pomona::isa_emulator;
+  return integers<uint8_t, Bits256>([&](int i) {
+    const auto at = get<uint8_t>(index, i);
+    return at < 128 ? get<uint8_t>(table, i / 16 * 16 + at % 16) : uint8_t{0};
+  });
 }

@@ -22,19 +22,19 @@
 namespace {
 
 using pomona::Isa;
-using pomona::PgForm;
+using pomona::PackedForm;
 using pomona::PgSchedule;
 using pomona::Precision;
 
 struct Kind {
-  PgForm form;
+  PackedForm form;
   Precision precision;
 };
-constexpr Kind kKinds[] = {{PgForm::kFloat32, Precision::kFloat32},
-                           {PgForm::kBFloat16, Precision::kFloat32},
-                           {PgForm::kBFloat16, Precision::kBFloat16},
-                           {PgForm::kBytes, Precision::kFixed16},
-                           {PgForm::kBytes, Precision::kInt8}};
+constexpr Kind kKinds[] = {{PackedForm::kFloat32, Precision::kFloat32},
+                           {PackedForm::kBFloat16, Precision::kFloat32},
+                           {PackedForm::kBFloat16, Precision::kBFloat16},
+                           {PackedForm::kBytes, Precision::kFixed16},
+                           {PackedForm::kBytes, Precision::kInt8}};
 
 struct Matrix {
   int64_t rows, cols;
@@ -141,7 +141,7 @@ double bound(Kind kind, const Matrix& matrix, const std::vector<float>& x, const
   const double rounding = 0x1p-23 * static_cast<double>(std::max<int64_t>(16, kept)) * size + 1e-30;
   switch (kind.precision) {
     case Precision::kFloat32:
-      return kind.form == PgForm::kFloat32 ? rounding : 0x1p-15 * size + 1e-30;
+      return kind.form == PackedForm::kFloat32 ? rounding : 0x1p-15 * size + 1e-30;
     case Precision::kBFloat16:
       return 0x1p-7 * size + 1e-30;
     case Precision::kFixed16:
@@ -174,7 +174,7 @@ void expect_product(const Matrix& matrix, const std::vector<float>& x, Kind kind
 constexpr Isa kIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512BFloat16};
 
 TEST(PgSchedule, SeesEveryColumnAndKnowsWhereItStands) {
-  for (const auto form : {PgForm::kFloat32, PgForm::kBFloat16, PgForm::kBytes}) {
+  for (const auto form : {PackedForm::kFloat32, PackedForm::kBFloat16, PackedForm::kBytes}) {
     const int multiple = pomona::pg_shape(form).steps;
     for (const int64_t cols : {1, 15, 16, 17, 64, 65, 1000}) {
       const int64_t fewest = PgSchedule::fewest_steps(cols, form);
@@ -281,7 +281,7 @@ TEST(PgKernel, IsExactWhereFixedPointHoldsWeightsAndInputs) {
   std::vector<float> x(90);
   for (auto& value : x) value = static_cast<float>(random() % 256);
   x[7] = 255;
-  const auto bytes = pomona::pack_pg(matrix.weight(), PgForm::kBytes, Precision::kInt8);
+  const auto bytes = pomona::pack_pg(matrix.weight(), PackedForm::kBytes, Precision::kInt8);
   const auto expected = reference(matrix, x);
   const auto y = multiply(bytes, x, Isa::kPortable);
   for (size_t r = 0; r < y.size(); ++r) EXPECT_EQ(y[r], expected.y[r]);
@@ -292,7 +292,7 @@ TEST(PgKernel, AddsTheBiasAndClipsBelowZero) {
   const auto x = random_x(90, true);
   std::vector<float> bias(600);
   for (size_t r = 0; r < bias.size(); ++r) bias[r] = static_cast<float>(r % 5) - 2;
-  const auto bytes = pomona::pack_pg(matrix.weight(), PgForm::kFloat32, Precision::kFloat32);
+  const auto bytes = pomona::pack_pg(matrix.weight(), PackedForm::kFloat32, Precision::kFloat32);
   const auto expected = reference(matrix, x);
   const auto y = multiply(bytes, x, Isa::kBest, bias.data());
   const auto clipped = multiply(bytes, x, Isa::kBest, bias.data(), true);
@@ -342,10 +342,10 @@ TEST(PgKernel, KeepsDenormals) {
 }
 
 TEST(PgPack, SaysWhyItCannot) {
-  const auto why = [](const Matrix& matrix, PgForm form, Precision precision) {
+  const auto why = [](const Matrix& matrix, PackedForm form, Precision precision) {
     return pomona::why_not_pg(matrix.weight(), form, precision);
   };
-  constexpr auto kFloat = PgForm::kFloat32;
+  constexpr auto kFloat = PackedForm::kFloat32;
   constexpr auto kExact = Precision::kFloat32;
   EXPECT_EQ(why(random_matrix(4, 4, 0, 5), kFloat, kExact), "it has no nonzero");
   EXPECT_EQ(why(random_matrix(40, 40, 1, 100), kFloat, kExact),
@@ -353,13 +353,13 @@ TEST(PgPack, SaysWhyItCannot) {
   auto tiny = random_matrix(4, 4, 1, 5);
   tiny.dense[3] = 1e-20f;
   EXPECT_EQ(why(tiny, kFloat, kExact), "");
-  EXPECT_EQ(why(tiny, PgForm::kBFloat16, kExact),
+  EXPECT_EQ(why(tiny, PackedForm::kBFloat16, kExact),
             "its codebook leaves the range of bfloat16 arithmetic");
 }
 
 TEST(CheckPg, RefusesEveryDamageOfTheTables) {
   const auto matrix = random_matrix(100, 300, 0.1, 5);
-  const auto good = pomona::pack_pg(matrix.weight(), PgForm::kFloat32, Precision::kFloat32);
+  const auto good = pomona::pack_pg(matrix.weight(), PackedForm::kFloat32, Precision::kFloat32);
   const auto x = random_x(300, true);
   const auto header = pomona::check_pg(good).header;
   std::mt19937 random(9);

@@ -1,0 +1,326 @@
+#include "infer/lut_vector_kernel.h"
+
+#if defined(__x86_64__)
+
+#include "base/float16.h"
+
+#include <immintrin.h>
+
+#include <cstring>
+#include <iterator>
+#include <type_traits>
+
+// Tests compile this file with literal stand-ins for the instructions (tests/isa_emulator), which
+// need no target.
+#if defined(POMONA_EMULATED_ISA)
+#define POMONA_TARGET(features)
+#else
+#define POMONA_TARGET(features) __attribute__((target(features)))
+#endif
+#define POMONA_AVX2 POMONA_TARGET("avx2,fma")
+#define POMONA_AVX512 POMONA_TARGET("avx512f,avx512bw,avx512vl,avx512dq")
+#define POMONA_BFLOAT16 POMONA_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
+#define POMONA_VNNI POMONA_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")
+#define POMONA_INLINE __attribute__((always_inline)) inline
+
+namespace pomona {
+namespace {
+
+// Calls add(bits, rows) with constants: four rows together, or one after the other.
+template <class Sums, class Add>
+void with_constants(int bits, const LutRows& rows, Sums& sums, const Add& add) {
+  const auto with_bits = [&](auto count, const uint32_t* const* words, auto* of_rows) {
+    switch (bits) {
+      case 2:
+        return add(std::integral_constant<int, 2>{}, count, words, of_rows);
+      case 4:
+        return add(std::integral_constant<int, 4>{}, count, words, of_rows);
+      default:
+        return add(std::integral_constant<int, 8>{}, count, words, of_rows);
+    }
+  };
+  if (rows.count == kLutRows) {
+    return with_bits(std::integral_constant<int, kLutRows>{}, rows.words, sums.data());
+  }
+  for (int r = 0; r < rows.count; ++r) {
+    with_bits(std::integral_constant<int, 1>{}, rows.words + r, sums.data() + r);
+  }
+}
+
+// The permute looks at the low four bits of a word.
+template <int kBits>
+POMONA_AVX512 POMONA_INLINE __m512 values_of(__m512i codes, __m512 table, const float* values) {
+  if constexpr (kBits < 8) {
+    static_cast<void>(values);
+    return _mm512_permutexvar_ps(codes, table);
+  } else {
+    static_cast<void>(table);
+    return _mm512_i32gather_ps(_mm512_and_si512(codes, _mm512_set1_epi32(255)), values, 4);
+  }
+}
+
+template <int kBits, int kCount>
+POMONA_AVX512 void add_floats_avx512(const float* values, int64_t blocks,
+                                     const uint32_t* const* rows, const float* x,
+                                     std::array<float, 32>* sums) {
+  constexpr int kCodes = 32 / kBits;
+  const __m512 table = _mm512_loadu_ps(values);
+  __m512 totals[kCount][2];
+  for (auto& total : totals) total[0] = total[1] = _mm512_setzero_ps();
+  for (int64_t b = 0; b < blocks; ++b, x += 16 * kCodes) {
+    __m512i words[kCount];
+    for (int r = 0; r < kCount; ++r) words[r] = _mm512_loadu_si512(rows[r] + b * kLutWords);
+#pragma GCC unroll 16
+    for (int s = 0; s < kCodes; ++s) {
+      const __m512 inputs = _mm512_loadu_ps(x + s * 16);
+#pragma GCC unroll 4
+      for (int r = 0; r < kCount; ++r) {
+        const __m512i codes = _mm512_srli_epi32(words[r], static_cast<unsigned>(kBits * s));
+        totals[r][s % 2] =
+            _mm512_fmadd_ps(values_of<kBits>(codes, table, values), inputs, totals[r][s % 2]);
+      }
+    }
+  }
+  for (int r = 0; r < kCount; ++r) {
+    _mm512_storeu_ps(sums[r].data(), totals[r][0]);
+    _mm512_storeu_ps(sums[r].data() + 16, totals[r][1]);
+  }
+}
+
+// A table of 16 floats is two registers, chosen by the fourth bit.
+template <int kBits>
+POMONA_AVX2 POMONA_INLINE __m256 values_of(__m256i codes, __m256 low, __m256 high,
+                                           const float* values) {
+  if constexpr (kBits < 8) {
+    static_cast<void>(values);
+    const __m256 fourth = _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28));
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, codes),
+                            _mm256_permutevar8x32_ps(high, codes), fourth);
+  } else {
+    static_cast<void>(low), static_cast<void>(high);
+    return _mm256_i32gather_ps(values, _mm256_and_si256(codes, _mm256_set1_epi32(255)), 4);
+  }
+}
+
+template <int kBits>
+POMONA_AVX2 void add_floats_avx2(const float* values, int64_t blocks, const uint32_t* words,
+                                 const float* x, std::array<float, 32>& sums) {
+  constexpr int kCodes = 32 / kBits;
+  const __m256 low = _mm256_loadu_ps(values), high = _mm256_loadu_ps(values + 8);
+  for (int half = 0; half < 2; ++half) {
+    __m256 totals[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (int64_t b = 0; b < blocks; ++b) {
+      const auto* at = reinterpret_cast<const __m256i*>(words + b * kLutWords + 8 * half);
+      const __m256i of_block = _mm256_loadu_si256(at);
+      const float* inputs = x + b * 16 * kCodes + 8 * half;
+#pragma GCC unroll 16
+      for (int s = 0; s < kCodes; ++s) {
+        const __m256i codes = _mm256_srli_epi32(of_block, kBits * s);
+        totals[s % 2] = _mm256_fmadd_ps(values_of<kBits>(codes, low, high, values),
+                                        _mm256_loadu_ps(inputs + s * 16), totals[s % 2]);
+      }
+    }
+    _mm256_storeu_ps(sums.data() + 8 * half, totals[0]);
+    _mm256_storeu_ps(sums.data() + 16 + 8 * half, totals[1]);
+  }
+}
+
+// The permute looks at the low five bits of a half-word; vdpbf16ps adds both products of a word.
+template <int kBits, int kCount, bool kHasLow>
+POMONA_BFLOAT16 void add_halves_avx512(const uint16_t* halves, int64_t blocks,
+                                       const uint32_t* const* rows, const uint16_t* x,
+                                       int64_t low_at, std::array<float, 32>* sums) {
+  constexpr int kCodes = 16 / kBits;
+  const __m512i table = _mm512_loadu_si512(halves);
+  __m512 totals[kCount][2];
+  for (auto& total : totals) total[0] = total[1] = _mm512_setzero_ps();
+  for (int64_t b = 0; b < blocks; ++b, x += 32 * kCodes) {
+    __m512i words[kCount];
+    for (int r = 0; r < kCount; ++r) words[r] = _mm512_loadu_si512(rows[r] + b * kLutWords);
+#pragma GCC unroll 8
+    for (int s = 0; s < kCodes; ++s) {
+      const auto inputs = (__m512bh)_mm512_loadu_si512(x + s * 32);
+      const auto rests = (__m512bh)_mm512_loadu_si512(x + (kHasLow ? low_at : 0) + s * 32);
+#pragma GCC unroll 4
+      for (int r = 0; r < kCount; ++r) {
+        const __m512i codes = _mm512_srli_epi16(words[r], static_cast<unsigned>(kBits * s));
+        const auto w = (__m512bh)_mm512_permutexvar_epi16(codes, table);
+        auto& total = totals[r][kHasLow ? 0 : s % 2];
+        total = _mm512_dpbf16_ps(total, inputs, w);
+        if constexpr (kHasLow) totals[r][1] = _mm512_dpbf16_ps(totals[r][1], rests, w);
+      }
+    }
+  }
+  for (int r = 0; r < kCount; ++r) {
+    _mm512_storeu_ps(sums[r].data(), totals[r][0]);
+    _mm512_storeu_ps(sums[r].data() + 16, totals[r][1]);
+  }
+}
+
+// The permute of 64 bytes looks at the low six bits of a byte; 256 are two of 128, chosen by the
+// eighth bit.
+template <int kBits, int kCount>
+POMONA_VNNI void add_bytes_avx512(const int8_t* bytes, int64_t blocks, const uint32_t* const* rows,
+                                  const uint8_t* x, std::array<int32_t, 16>* sums) {
+  constexpr int kCodes = 8 / kBits;
+  const __m512i table = _mm512_loadu_si512(bytes), second = _mm512_loadu_si512(bytes + 64);
+  const __m512i third = _mm512_loadu_si512(bytes + 128), last = _mm512_loadu_si512(bytes + 192);
+  __m512i totals[kCount];
+  for (auto& total : totals) total = _mm512_setzero_si512();
+  for (int64_t b = 0; b < blocks; ++b, x += 64 * kCodes) {
+    __m512i words[kCount];
+    for (int r = 0; r < kCount; ++r) words[r] = _mm512_loadu_si512(rows[r] + b * kLutWords);
+#pragma GCC unroll 4
+    for (int q = 0; q < kCodes; ++q) {
+      const __m512i inputs = _mm512_loadu_si512(x + q * 64);
+#pragma GCC unroll 4
+      for (int r = 0; r < kCount; ++r) {
+        const __m512i codes = _mm512_srli_epi16(words[r], static_cast<unsigned>(kBits * q));
+        __m512i w;
+        if constexpr (kBits < 8) {
+          w = _mm512_permutexvar_epi8(codes, table);
+        } else {
+          w = _mm512_mask_blend_epi8(_mm512_movepi8_mask(codes),
+                                     _mm512_permutex2var_epi8(table, codes, second),
+                                     _mm512_permutex2var_epi8(third, codes, last));
+        }
+        totals[r] = _mm512_dpbusd_epi32(totals[r], inputs, w);
+      }
+    }
+  }
+  for (int r = 0; r < kCount; ++r) _mm512_storeu_si512(sums[r].data(), totals[r]);
+}
+
+// 32 unsigned times signed bytes, added in pairs. vpmaddubsw would saturate.
+POMONA_AVX2 POMONA_INLINE __m256i products_of(__m256i unsigned_bytes, __m256i bytes) {
+  const __m256i low = _mm256_madd_epi16(_mm256_and_si256(unsigned_bytes, _mm256_set1_epi16(255)),
+                                        _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8));
+  const __m256i high =
+      _mm256_madd_epi16(_mm256_srli_epi16(unsigned_bytes, 8), _mm256_srai_epi16(bytes, 8));
+  return _mm256_add_epi32(low, high);
+}
+
+// vpshufb looks at the low four bits of a byte, and gives zero where the eighth is set. A table of
+// 256 is sixteen of 16: the sum with saturation has the eighth bit unless the high four bits of the
+// code are those of the table.
+template <int kBits>
+POMONA_AVX2 POMONA_INLINE __m256i bytes_of(__m256i codes, const __m256i* tables) {
+  if constexpr (kBits < 8) {
+    return _mm256_shuffle_epi8(_mm256_loadu_si256(tables),
+                               _mm256_and_si256(codes, _mm256_set1_epi8(15)));
+  }
+  __m256i result = _mm256_setzero_si256();
+#pragma GCC unroll 16
+  for (int t = 0; t < 16; ++t) {
+    const __m256i of_table = _mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(16 * t)));
+    const __m256i index = _mm256_adds_epu8(of_table, _mm256_set1_epi8(0x70));
+    result = _mm256_or_si256(result, _mm256_shuffle_epi8(_mm256_loadu_si256(tables + t), index));
+  }
+  return result;
+}
+
+template <int kBits, int kCount>
+POMONA_AVX2 void add_bytes_avx2(const __m256i* tables, int64_t blocks, const uint32_t* const* rows,
+                                const uint8_t* x, std::array<int32_t, 16>* sums) {
+  constexpr int kCodes = 8 / kBits;
+  __m256i totals[kCount];
+  for (auto& total : totals) total = _mm256_setzero_si256();
+  for (int64_t b = 0; b < blocks; ++b, x += 64 * kCodes) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      __m256i words[kCount];
+      for (int r = 0; r < kCount; ++r) {
+        words[r] = _mm256_loadu_si256(
+            reinterpret_cast<const __m256i*>(rows[r] + b * kLutWords + 8 * half));
+      }
+#pragma GCC unroll 4
+      for (int q = 0; q < kCodes; ++q) {
+        const __m256i inputs =
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + q * 64 + 32 * half));
+#pragma GCC unroll 4
+        for (int r = 0; r < kCount; ++r) {
+          const __m256i codes = _mm256_srli_epi16(words[r], kBits * q);
+          totals[r] =
+              _mm256_add_epi32(totals[r], products_of(inputs, bytes_of<kBits>(codes, tables)));
+        }
+      }
+    }
+  }
+  for (int r = 0; r < kCount; ++r) {
+    sums[r].fill(0);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums[r].data()), totals[r]);
+  }
+}
+
+}  // namespace
+
+void add_lut_floats_avx2(const LutView& matrix, const LutRows& rows, const std::byte* x,
+                         LutFloatSums& sums) {
+  const auto* floats = reinterpret_cast<const float*>(x);
+  with_constants(matrix.header.bits, rows, sums,
+                 [&](auto bits, auto count, const uint32_t* const* words, auto* of_rows) {
+                   for (int r = 0; r < count(); ++r) {
+                     add_floats_avx2<bits()>(matrix.codebook->values, matrix.blocks(), words[r],
+                                             floats, of_rows[r]);
+                   }
+                 });
+}
+
+void add_lut_floats_avx512(const LutView& matrix, const LutRows& rows, const std::byte* x,
+                           LutFloatSums& sums) {
+  const auto* floats = reinterpret_cast<const float*>(x);
+  with_constants(matrix.header.bits, rows, sums,
+                 [&](auto bits, auto count, const uint32_t* const* words, auto* of_rows) {
+                   add_floats_avx512<bits(), count()>(matrix.codebook->values, matrix.blocks(),
+                                                      words, floats, of_rows);
+                 });
+}
+
+void add_lut_halves_avx512(const LutView& matrix, const LutRows& rows, const std::byte* x,
+                           LutFloatSums& sums) {
+  const auto* halves = reinterpret_cast<const uint16_t*>(x);
+  const int64_t blocks = matrix.blocks(), low_at = blocks * matrix.block_cols();
+  const bool has_low = matrix.precision() == Precision::kFloat32;
+  std::array<uint16_t, 32> table;
+  for (size_t i = 0; i < table.size(); ++i) {
+    table[i] = bfloat16_from_float(matrix.codebook->values[i]);
+  }
+  with_constants(matrix.header.bits, rows, sums,
+                 [&](auto bits, auto count, const uint32_t* const* words, auto* of_rows) {
+                   if constexpr (bits() < 8) {
+                     has_low ? add_halves_avx512<bits(), count(), true>(table.data(), blocks, words,
+                                                                        halves, low_at, of_rows)
+                             : add_halves_avx512<bits(), count(), false>(
+                                   table.data(), blocks, words, halves, low_at, of_rows);
+                   }
+                 });
+}
+
+void add_lut_bytes_avx2(const LutView& matrix, const LutRows& rows, const std::byte* x,
+                        LutByteSums& sums) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(x);
+  // Sixteen entries each, twice: vpshufb looks up in both halves.
+  __m256i tables[16];
+  for (size_t t = 0; t < std::size(tables); ++t) {
+    std::memcpy(&tables[t], matrix.codebook->bytes + 16 * t, 16);
+    std::memcpy(reinterpret_cast<std::byte*>(&tables[t]) + 16, &tables[t], 16);
+  }
+  with_constants(matrix.header.bits, rows, sums,
+                 [&](auto bits, auto count, const uint32_t* const* words, auto* of_rows) {
+                   add_bytes_avx2<bits(), count()>(tables, matrix.blocks(), words, bytes, of_rows);
+                 });
+}
+
+void add_lut_bytes_avx512(const LutView& matrix, const LutRows& rows, const std::byte* x,
+                          LutByteSums& sums) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(x);
+  with_constants(matrix.header.bits, rows, sums,
+                 [&](auto bits, auto count, const uint32_t* const* words, auto* of_rows) {
+                   add_bytes_avx512<bits(), count()>(matrix.codebook->bytes, matrix.blocks(), words,
+                                                     bytes, of_rows);
+                 });
+}
+
+}  // namespace pomona
+
+#endif
