@@ -56,7 +56,7 @@ uint32_t code_at(const LutView& matrix, int64_t row, int64_t column) {
 
 std::string why_not_lut(const Weight& matrix, PackedForm form, Precision precision) {
   if (precision == Precision::kFixed16) return "lut does not compute in fixed16";
-  if (!matrix.is_shared()) return "it has more than 256 different values";
+  if (!matrix.is_shared() && matrix.mask.kept() > 0) return "it has more than 256 different values";
   const auto values = values_of(matrix);
   const size_t most = form == PackedForm::kBFloat16 ? 16 : 256;
   if (values.size() > most) {

@@ -6,6 +6,7 @@
 #include "base/isa.h"
 #include "base/text.h"
 #include "format/find_codebooks.h"
+#include "infer/csc16_kernel.h"
 #include "infer/csr16_kernel.h"
 #include "infer/float_weight.h"
 #include "infer/lut_layout.h"
@@ -48,17 +49,20 @@ std::string_view layout_name(Layout layout) {
       return "pgv";
     case Layout::kLut:
       return "lut";
+    case Layout::kCsc16:
+      return "csc16";
   }
   throw InvalidArgument(
       text("layout_name: expected a layout, got ", static_cast<int>(layout), "."));
 }
 
 Layout layout_of(std::string_view name) {
-  for (const Layout layout : {Layout::kCsr16, Layout::kPg32, Layout::kPgv, Layout::kLut}) {
+  for (const Layout layout :
+       {Layout::kCsr16, Layout::kPg32, Layout::kPgv, Layout::kLut, Layout::kCsc16}) {
     if (layout_name(layout) == name) return layout;
   }
   throw InvalidArgument(
-      text("pack: expected `layout` to be csr16, pg32, pgv or lut, got ", name, "."));
+      text("pack: expected `layout` to be csr16, pg32, pgv, lut or csc16, got ", name, "."));
 }
 
 std::string_view precision_name(Precision precision) {
@@ -136,8 +140,8 @@ std::string why_not(const Weight& matrix, Layout layout, PackedForm form, Precis
                                 : why_not_pg(matrix, form, precision);
 }
 
-// The arithmetic of a layout other than csr16: pairs of bfloat16 where they hold the codebook and x
-// well enough and take fewer cycles, or where the codebook has no room elsewhere.
+// The arithmetic of a layout other than csr16 and csc16: pairs of bfloat16 where they hold the
+// codebook and x well enough and take fewer cycles, or where the codebook has no room elsewhere.
 PackedForm form_of(const Weight& matrix, const PackOptions& options) {
   if (options.layout == Layout::kPgv || options.precision == Precision::kInt8) {
     return PackedForm::kBytes;
@@ -154,10 +158,12 @@ PackedForm form_of(const Weight& matrix, const PackOptions& options) {
 
 std::string why_not(const Weight& matrix, const PackOptions& options) {
   const auto precision = options.precision;
-  if (options.layout == Layout::kCsr16) {
-    return precision == Precision::kFloat32
-               ? ""
-               : text("csr16 computes in fp32, not in ", precision_name(precision));
+  if (options.layout == Layout::kCsr16 || options.layout == Layout::kCsc16) {
+    if (precision != Precision::kFloat32) {
+      return text(layout_name(options.layout), " computes in fp32, not in ",
+                  precision_name(precision));
+    }
+    return options.layout == Layout::kCsc16 ? why_not_csc16(matrix) : "";
   }
   const bool is_bytes = precision == Precision::kFixed16 || precision == Precision::kInt8;
   if (options.layout != Layout::kLut && is_bytes != (options.layout == Layout::kPgv)) {
@@ -170,6 +176,8 @@ std::vector<std::byte> bytes_of(const Weight& matrix, const PackOptions& options
   switch (options.layout) {
     case Layout::kCsr16:
       return pack_csr16(matrix);
+    case Layout::kCsc16:
+      return pack_csc16(matrix);
     case Layout::kLut:
       return pack_lut(matrix, form_of(matrix, options), options.precision);
     case Layout::kPg32:
@@ -199,6 +207,7 @@ std::vector<PackOptions> layouts_for(const Weight& weight, Precision precision) 
   const bool is_full =
       static_cast<double>(matrix.mask.kept()) > kFull * static_cast<double>(matrix.mask.size());
   order.insert(is_full ? order.begin() : order.end(), Layout::kLut);
+  order.push_back(Layout::kCsc16);  // nobody knows yet how sparse x will be
   for (const Layout layout : order) {
     const PackOptions options{.layout = layout, .precision = precision};
     if (why_not(matrix, options).empty()) found.push_back(options);

@@ -33,8 +33,7 @@ Overloaded(Calls...) -> Overloaded<Calls...>;
 Layout layout_in(std::span<const std::byte> bytes) {
   if (bytes.size() < sizeof(LutHeader)) return Layout::kCsr16;
   const Layout named = named_layout(bytes);
-  const bool is_known = named == Layout::kPg32 || named == Layout::kPgv || named == Layout::kLut;
-  return is_known ? named : Layout::kCsr16;
+  return named > Layout::kCsr16 && named <= Layout::kCsc16 ? named : Layout::kCsr16;
 }
 
 // Memory for the views of x: a call of a small layer takes ten microseconds, a fresh allocation of
@@ -154,6 +153,26 @@ void multiply_matrix(const LutView& matrix, std::span<const float> x, int64_t ba
   }
 }
 
+void multiply_matrix(const Csc16View& matrix, std::span<const float> x, int64_t batch,
+                     const MultiplyOptions& options, float* y) {
+  const auto& header = matrix.header;
+  const auto scratch = Scratch::get(csc16_input_bytes(matrix));
+  const int64_t blocks = matrix.blocks();
+  for (int64_t b = 0; b < batch; ++b) {
+    const auto cols = static_cast<size_t>(header.cols);
+    const auto input = make_csc16_input(x.subspan(static_cast<size_t>(b) * cols, cols), scratch);
+    const double share = static_cast<double>(input.count) / static_cast<double>(header.cols + 1);
+    const auto worth =
+        static_cast<int64_t>(share * static_cast<double>(header.nnz)) / kWorkPerThread;
+    const int64_t parts =
+        std::clamp<int64_t>(worth, 1, std::max<int64_t>(1, std::min(options.threads, blocks)));
+    run(options, parts, [&](int64_t part) {
+      multiply_csc16(matrix, input, options.bias, options.has_relu, y + b * header.rows,
+                     blocks * part / parts, blocks * (part + 1) / parts);
+    });
+  }
+}
+
 }  // namespace
 
 PackedMatrix PackedMatrix::check(std::span<const std::byte> bytes) {
@@ -162,6 +181,8 @@ PackedMatrix PackedMatrix::check(std::span<const std::byte> bytes) {
       return PackedMatrix(check_csr16(bytes));
     case Layout::kLut:
       return PackedMatrix(check_lut(bytes));
+    case Layout::kCsc16:
+      return PackedMatrix(check_csc16(bytes));
     default:
       return PackedMatrix(check_pg(bytes));
   }
@@ -174,6 +195,8 @@ PackedMatrix PackedMatrix::view(std::span<const std::byte> bytes) {
       return PackedMatrix(view_csr16(bytes));
     case Layout::kLut:
       return PackedMatrix(check_lut(bytes));  // which looks at the header only
+    case Layout::kCsc16:
+      return PackedMatrix(view_csc16(bytes));
     default:
       read_pg_header(bytes);
       return PackedMatrix(view_pg(bytes));
@@ -183,12 +206,14 @@ PackedMatrix PackedMatrix::view(std::span<const std::byte> bytes) {
 Layout PackedMatrix::layout() const {
   return std::visit(Overloaded{[](const Csr16View&) { return Layout::kCsr16; },
                                [](const PgView& m) { return static_cast<Layout>(m.header.layout); },
-                               [](const LutView&) { return Layout::kLut; }},
+                               [](const LutView&) { return Layout::kLut; },
+                               [](const Csc16View&) { return Layout::kCsc16; }},
                     matrix_);
 }
 
 Precision PackedMatrix::precision() const {
   return std::visit(Overloaded{[](const Csr16View&) { return Precision::kFloat32; },
+                               [](const Csc16View&) { return Precision::kFloat32; },
                                [](const auto& m) { return m.precision(); }},
                     matrix_);
 }
@@ -219,18 +244,19 @@ void PackedMatrix::multiply(std::span<const float> x, int64_t batch, const Multi
 void PackedMatrix::unpack(float* dense) const {
   std::visit(Overloaded{[&](const Csr16View& matrix) { unpack_csr16(matrix, dense); },
                         [&](const PgView& matrix) { unpack_pg(matrix, dense); },
-                        [&](const LutView& matrix) { unpack_lut(matrix, dense); }},
+                        [&](const LutView& matrix) { unpack_lut(matrix, dense); },
+                        [&](const Csc16View& matrix) { unpack_csc16(matrix, dense); }},
              matrix_);
 }
 
 bool PackedMatrix::finds_rows() const {
-  return !std::holds_alternative<PgView>(matrix_);
+  return std::holds_alternative<Csr16View>(matrix_) || std::holds_alternative<LutView>(matrix_);
 }
 
 void PackedMatrix::unpack_row(int64_t row, float* dense) const {
   std::visit(Overloaded{[&](const Csr16View& matrix) { unpack_csr16_row(matrix, row, dense); },
-                        [](const PgView&) {},
-                        [&](const LutView& matrix) { unpack_lut_row(matrix, row, dense); }},
+                        [&](const LutView& matrix) { unpack_lut_row(matrix, row, dense); },
+                        [](const auto&) {}},
              matrix_);
 }
 

@@ -5,6 +5,7 @@
 #include "pomona/packed.h"
 #include "pomona/parallel.h"
 
+#include "infer/csc16_kernel.h"
 #include "infer/csr16_kernel.h"
 #include "infer/lut_kernel.h"
 #include "infer/pg_layout.h"
@@ -44,7 +45,7 @@ class POMONA_API PackedMatrix {
   void unpack_row(int64_t row, float* dense) const;
 
  private:
-  using Any = std::variant<Csr16View, PgView, LutView>;
+  using Any = std::variant<Csr16View, PgView, LutView, Csc16View>;
   explicit PackedMatrix(Any matrix) : matrix_(std::move(matrix)) {}
   Any matrix_;
 };

@@ -42,7 +42,7 @@ class PackedLayer(nn.Module):
 
     @property
     def layout(self) -> str:
-        """How the weights lie: "csr16", "pg32", "pgv" or "lut"."""
+        """How the weights lie: "csr16", "pg32", "pgv", "lut" or "csc16"."""
         return _C.packed_facts(self.packed)[0]
 
     @property

@@ -16,7 +16,7 @@ from ._packed_base import PackedLayer
 _packed_linear = torch.ops.pomona.packed_linear.default
 
 
-Layout = Literal["csr16", "pg32", "pgv", "lut"]
+Layout = Literal["csr16", "pg32", "pgv", "lut", "csc16"]
 Precision = Literal["fp32", "bf16", "fixed16", "int8"]
 
 
@@ -69,8 +69,9 @@ class PackedLinear(PackedLayer):
         weight: ``[out_features, in_features]``, float32, float16 or bfloat16, finite.
         bias: ``[out_features]``, floating point, or None. Both are copied.
         layout: "csr16" (any weight), "pg32" or "pgv" (shared weights of up to 31 values and zero;
-            made for AVX-512), "lut" (of up to 256 values, zero among them; hardly pruned); None:
-            the likely fastest on this machine.
+            made for AVX-512), "lut" (of up to 256 values, zero among them; hardly pruned),
+            "csc16" (of up to 128 values; reads nothing where the input is zero); None: the likely
+            fastest on this machine.
         precision: "fp32"; "bf16": the input is rounded to bfloat16; "fixed16": input and weights in
             16-bit fixed point, sums exact (error at most 1e-4 of the largest output); "int8".
         relu: whether negative outputs become 0.

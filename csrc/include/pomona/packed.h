@@ -17,9 +17,9 @@ namespace pomona {
 
 // kCsr16: compressed sparse rows with 16-bit columns and 8-bit codes (or floats when not shared):
 // the portable reference. kPg32 and kPgv: permute-gather tiles, in floating and in fixed point.
-// kLut: codes of all weights in 2, 4 or 8 bits, for matrices that are hardly pruned
-// (docs/kernels.md).
-enum class Layout : uint8_t { kCsr16 = 1, kPg32 = 2, kPgv = 3, kLut = 4 };
+// kLut: codes of all weights in 2, 4 or 8 bits, for matrices that are hardly pruned. kCsc16:
+// compressed sparse columns, which skips the zeros of x (docs/kernels.md).
+enum class Layout : uint8_t { kCsr16 = 1, kPg32 = 2, kPgv = 3, kLut = 4, kCsc16 = 5 };
 POMONA_API std::string_view layout_name(Layout layout);
 // The inverse. Throws InvalidArgument for another word.
 POMONA_API Layout layout_of(std::string_view name);
@@ -55,12 +55,12 @@ struct PackOptions {
   bool is_quick = false;
 };
 
-// Packs a float32, float16 or bfloat16 matrix [rows, cols]. csr16 computes in float32 only; pg32 in
-// float32 and bfloat16; pgv in fixed16 and int8; lut in all but fixed16. pg32 and pgv take a shared
-// weight whose codebook fits their slots (31 values and the zero; pg32 63 in bfloat16 pairs), a few
-// rare values beside; lut one of up to 256 values, zero among them (bfloat16: 16). Throws
-// InvalidArgument, naming the weight, for another dtype or number of dimensions, for NaN or Inf,
-// and for a layout that cannot hold it.
+// Packs a float32, float16 or bfloat16 matrix [rows, cols]. csr16 and csc16 (a shared weight of up
+// to 128 values) compute in float32 only; pg32 in float32 and bfloat16; pgv in fixed16 and int8;
+// lut in all but fixed16. pg32 and pgv take a shared weight whose codebook fits their slots (31
+// values and the zero; pg32 63 in bfloat16 pairs), a few rare values beside; lut one of up to 256
+// values, zero among them (bfloat16: 16). Throws InvalidArgument, naming the weight, for another
+// dtype or number of dimensions, for NaN or Inf, and for a layout that cannot hold it.
 POMONA_API Packed pack(const Weight& weight, const PackOptions& options = {});
 // Why a layout cannot hold a weight that pack() can take as csr16; empty when it can.
 POMONA_API std::string why_not_packed(const Weight& weight, const PackOptions& options);

@@ -101,7 +101,7 @@ def test_every_precision_keeps_the_outputs(precision, monkeypatch):
     expected = model(x)
     report = pomona.pack_(model, example=x, precision=precision)
     assert report.packed == ["0", "2"]
-    assert {row.layout for row in report.rows} <= {"csr16", "pg32", "pgv", "lut"}
+    assert {row.layout for row in report.rows} <= {"csr16", "pg32", "pgv", "lut", "csc16"}
     assert {model[0].precision, model[2].precision} == {precision}
     for row in report.rows:
         assert row.bytes > 0

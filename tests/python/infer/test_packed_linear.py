@@ -23,6 +23,9 @@ LAYOUTS = [
     ("pgv", "fixed16"),
     ("pgv", "int8"),
     ("lut", "fp32"),
+    ("lut", "bf16"),
+    ("lut", "int8"),
+    ("csc16", "fp32"),
 ]
 
 
@@ -118,7 +121,7 @@ def test_packed_linear_does_not_depend_on_batch_or_threads():
 
 
 @pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
-@pytest.mark.parametrize("layout", ["csr16", "pg32", "lut"])
+@pytest.mark.parametrize("layout", ["csr16", "pg32", "lut", "csc16"])
 def test_infinity_and_nan_in_the_input_are_as_in_a_dense_product(layout, bad):
     weight = sparse(40, 30, distinct=5)
     x = random(3, 30)
@@ -179,13 +182,16 @@ def test_packing_refuses_a_layout_that_cannot_hold_the_weight():
         _C.pack(many, "w", "csr16", "int8")
     with pytest.raises(InvalidArgument, match="pgv does not compute in fp32"):
         _C.pack(many, "w", "pgv")
-    with pytest.raises(InvalidArgument, match="`layout` to be csr16, pg32, pgv or lut, got csr"):
+    with pytest.raises(
+        InvalidArgument, match="`layout` to be csr16, pg32, pgv, lut or csc16, got csr"
+    ):
         _C.pack(many, "w", "csr")
     with pytest.raises(InvalidArgument, match="`precision` to be fp32, bf16, fixed16 or int8"):
         _C.pack(many, "w", "csr16", "fp8")
     assert _C.layouts_for(plain, "w", "fp32") == ["csr16"]
     assert _C.layouts_for(plain, "w", "int8") == []
     assert sorted(_C.layouts_for(sparse(30, 40, distinct=9), "w", "fp32")) == [
+        "csc16",
         "csr16",
         "lut",
         "pg32",
