@@ -31,29 +31,37 @@ struct Flags {
   std::vector<bool> rows, cols;
 };
 
-// Which lines have weights: flags, each in the context of the one before.
+// Which lines have weights: flags, each in the context of the one before and, where lines make an
+// image `width` wide, of the pixels above and above to the right (width 0: no image).
 template <class Coder>
-std::vector<int64_t> code_lines(Coder& coder, const std::vector<bool>& has_weights) {
-  std::array<Counter, 2> counters;
+std::vector<int64_t> code_lines(Coder& coder, const std::vector<bool>& has_weights, int64_t width) {
+  std::array<Counter, 8> counters;
+  std::vector<bool> flags;
   std::vector<int64_t> lines;
-  bool before = true;
-  for (size_t i = 0; i < has_weights.size(); ++i) {
-    Counter& counter = counters[before];
-    const bool flag = coder.code(has_weights[i], std::clamp<uint32_t>(counter.p(), 64, 65472));
+  const auto flag_before = [&](int64_t distance) {
+    const int64_t place = std::ssize(flags) - distance;
+    return place >= 0 && flags[static_cast<size_t>(place)];
+  };
+  for (const bool has_weight : has_weights) {
+    size_t context = flags.empty() || flag_before(1);
+    if (width > 0) context += 2u * flag_before(width) + 4u * flag_before(width - 1);
+    Counter& counter = counters[context];
+    const bool flag = coder.code(has_weight, std::clamp<uint32_t>(counter.p(), 64, 65472));
     counter.update(flag, kFlagLimit);
-    if (flag) lines.push_back(static_cast<int64_t>(i));
-    before = flag;
+    if (flag) lines.push_back(std::ssize(flags));
+    flags.push_back(flag);
   }
   return lines;
 }
 
 template <class Coder>
-Lines code_layout(Coder& coder, View view, const Flags& flags, int64_t period) {
+Lines code_layout(Coder& coder, View view, const Flags& flags, const CodedMatrix& shape) {
+  const int64_t period = period_of(shape.cols, shape.inner);
   const bool is_transposed = coder.code(view.is_transposed, kHalf);
   const bool has_period = period > 0 && coder.code(view.has_period, kHalf);
   Lines lines;
-  lines.rows = code_lines(coder, flags.rows);
-  lines.cols = code_lines(coder, flags.cols);
+  lines.rows = code_lines(coder, flags.rows, 0);
+  lines.cols = code_lines(coder, flags.cols, has_period && shape.inner <= 1 ? period : 0);
   lines.row_back = lines.row_ahead = lines_at(lines.rows, 0);
   lines.col_back = lines_at(lines.cols, has_period ? period : 0);
   lines.col_ahead = lines_at(lines.cols, has_period ? -period : 0);
@@ -73,7 +81,7 @@ template <class Coder, class Kept, class Visit>
 void code_mask(Coder& coder, View view, const Flags& flags, const CodedMatrix& shape, int64_t kept,
                Kept kept_at, Visit visit) {
   if (shape.rows == 0 || shape.cols == 0) return;
-  const Lines lines = code_layout(coder, view, flags, period_of(shape.cols, shape.inner));
+  const Lines lines = code_layout(coder, view, flags, shape);
   MaskModel model(lines, kept);
   for (size_t r = 0; r < lines.rows.size(); ++r) {
     model.begin_row(r);

@@ -197,17 +197,19 @@ class Matrix:
 MASK_WEIGHTS = [65536, 34000, 5000, 40000, 37000, 8500, 4500, 10000, 1000]
 
 
-def read_lines(decisions: Decisions, count: int) -> list[int]:
-    counters = [Counter(30), Counter(30)]
-    before = True
-    lines = []
+def read_lines(decisions: Decisions, count: int, width: int) -> list[int]:
+    counters = [Counter(30) for _ in range(8)]
+    flags: list[bool] = []
     for line in range(count):
-        counter = counters[before]
-        before = decisions.decide(within(counter.p, 64, 65472))
-        counter.learn(before)
-        if before:
-            lines.append(line)
-    return lines
+        context = int(flags[line - 1]) if line else 1
+        if width and line >= width:
+            context += 2 * flags[line - width]
+        if width and line >= width - 1:
+            context += 4 * flags[line - width + 1]
+        counter = counters[context]
+        flags.append(decisions.decide(within(counter.p, 64, 65472)))
+        counter.learn(flags[line])
+    return [line for line, flag in enumerate(flags) if flag]
 
 
 class Lines:
@@ -367,8 +369,9 @@ def decode_mask(data: bytes, matrix: Matrix, kept: int) -> list[int]:
     decisions = Decisions(data)
     is_transposed = decisions.decide()
     period = matrix.period if matrix.period and decisions.decide() else 0
-    rows = Lines(read_lines(decisions, matrix.rows), 0)
-    columns = Lines(read_lines(decisions, matrix.columns), period)
+    width = period if matrix.inner <= 1 else 0
+    rows = Lines(read_lines(decisions, matrix.rows, 0), 0)
+    columns = Lines(read_lines(decisions, matrix.columns, width), period)
     if is_transposed:
         rows, columns = columns, rows
     positions = []

@@ -105,6 +105,21 @@ TEST(ContextMask, StructureTakesAFifthOffGaps) {
   }
 }
 
+TEST(ContextMask, DeadPixelsAroundARoundImageTakeAFewBytes) {
+  const CodedMatrix image{4, 28 * 28, 1}, line{4, 28 * 28 + 1, 1};
+  Mask of_image(image.rows * image.cols), of_line(line.rows * line.cols);
+  for (int64_t row = 0; row < image.rows; ++row) {
+    for (int64_t pixel = 0; pixel < image.cols; ++pixel) {
+      const int64_t y = pixel / 28 - 14, x = pixel % 28 - 14;
+      const bool is_kept = x * x + y * y < 100;
+      of_image.set(row * image.cols + pixel, is_kept);
+      of_line.set(row * line.cols + pixel, is_kept);
+    }
+  }
+  expect_round_trip(of_image, image);
+  EXPECT_LT(3 * encode_mask(of_image, image).size(), 2 * encode_mask(of_line, line).size());
+}
+
 TEST(ContextMask, RefusesAMaskOfAnotherSize) {
   try {
     encode_mask(Mask(5), {2, 3, 1});
