@@ -2,6 +2,7 @@
 
 #include "base/float16.h"
 
+#include <algorithm>
 #include <cstring>
 #include <span>
 
@@ -35,6 +36,10 @@ Weight float_weight(const Weight& weight) {
                 .codebook = has_one_codebook ? weight.codebook : std::vector<float>(),
                 .codes = {},
                 .values = {}};
+  if (has_one_codebook && std::ranges::find(weight.codebook, 0.0f) == weight.codebook.end()) {
+    result.codes = weight.codes;
+    return result;
+  }
   const std::vector<float> floats = float_values(weight);
   const auto centroids = static_cast<size_t>(weight.centroids());
   const auto group = static_cast<size_t>(weight.group != 0 ? weight.group : weight.mask.size());

@@ -73,7 +73,6 @@ PgEntries make_pg_entries(const Weight& matrix, int codes) {
   PgEntries entries{.starts = std::vector<int64_t>(static_cast<size_t>(matrix.shape[0]) + 1),
                     .columns = std::vector<uint32_t>(count),
                     .codes = std::vector<uint8_t>(count),
-                    .values = std::vector<float>(count),
                     .code_values = chosen.values};
   const auto cols = static_cast<size_t>(matrix.shape[1]);
   size_t e = 0, row = 0, row_begin = 0;
@@ -82,7 +81,6 @@ PgEntries make_pg_entries(const Weight& matrix, int codes) {
       entries.starts[++row] = static_cast<int64_t>(e), row_begin += cols;
     entries.columns[e] = static_cast<uint32_t>(i - row_begin);
     entries.codes[e] = chosen.code_of[matrix.codes[e]];
-    entries.values[e] = matrix.codebook[matrix.codes[e]];
     ++e;
   });
   std::fill(entries.starts.begin() + static_cast<std::ptrdiff_t>(row) + 1, entries.starts.end(),

@@ -18,7 +18,6 @@ struct PgEntries {
   std::vector<int64_t> starts;  // rows + 1
   std::vector<uint32_t> columns;
   std::vector<uint8_t> codes;
-  std::vector<float> values;
   std::vector<float> code_values;  // [0] is 0
 };
 

@@ -38,19 +38,25 @@ struct Spill {
 class Packer {
  public:
   Packer(const Weight& matrix, PackedForm form, Precision precision, PgEffort effort)
-      : shape_(pg_shape(form)), form_(form), precision_(precision), effort_(effort) {
+      : matrix_(matrix),
+        shape_(pg_shape(form)),
+        form_(form),
+        precision_(precision),
+        effort_(effort) {
     rows_ = matrix.shape[0], cols_ = matrix.shape[1];
     entries_ = make_pg_entries(matrix, shape_.codes);
     codebook_ = make_codebook();
     deal_ = deal_pg_lanes(entries_);
     choose_fill();
-    for (size_t g = 0; g < deal_.groups.size(); ++g) add_group(g);
+    add_groups();
   }
 
   std::vector<std::byte> bytes() const;
 
  private:
   void choose_fill();
+  void add_groups();
+  template <PackedForm kForm>
   void add_group(size_t g);
   int64_t steps_of(std::span<const PgLane> lanes, double fill) const;
   double cost(std::span<const PgLane> lanes, double fill);
@@ -62,9 +68,7 @@ class Packer {
   std::span<const PgLane> lanes_of(size_t g) const {
     return std::span(deal_.lanes).subspan(g * kPgLanes, kPgLanes);
   }
-  void put(std::byte* stream, int64_t vectors, int64_t step, int64_t lane, int64_t slot,
-           PgSlot what) const;
-  void add_spilled(const std::vector<std::vector<Spill>>& spilled, int64_t vectors);
+  void add_spilled(std::span<const std::vector<Spill>> spilled, int64_t vectors);
   PgCodebook make_codebook() const;
   // A code's value in units of the scale.
   int32_t fixed_point(uint8_t code) const {
@@ -72,6 +76,7 @@ class Packer {
     return precision_ == Precision::kInt8 ? high : 256 * high + codebook_.byte_low[code];
   }
 
+  const Weight& matrix_;
   PgShape shape_;
   PackedForm form_;
   Precision precision_;
@@ -87,6 +92,7 @@ class Packer {
     std::unique_ptr<PgPlacement> placement;
   };
   std::map<int64_t, Scheduled> schedules_;  // by steps
+  std::vector<uint32_t> coded_, entry_of_;  // of the lane at hand
   std::vector<std::byte> stream_;
   std::vector<int32_t> sums_;        // by lane, for kBytes
   std::vector<uint32_t> levels_{0};  // four of each group, of absent vectors too
@@ -119,21 +125,16 @@ int64_t Packer::steps_of(std::span<const PgLane> lanes, double fill) const {
   return std::max(multiples * shape_.steps, PgSchedule::fewest_steps(cols_, form_));
 }
 
-// Cycles of a group when its slots are filled so far.
+// Cycles of a vector of a group when the group's slots are filled so far.
 double Packer::cost(std::span<const PgLane> lanes, double fill) {
   const int64_t steps = steps_of(lanes, fill);
   auto& placement = placement_of(steps);
-  double levels = 0;
-  for (size_t v = 0; v < kPgLanes / 16; ++v) {
-    int64_t most = 0;
-    for (const auto& lane : lanes.subspan(v * 16, 16)) {
-      if (lane.row != kPgNoRow) most = std::max(most, placement.place(columns_of(lane)));
-    }
-    levels += static_cast<double>(most);
+  int64_t levels = 0;
+  for (const auto& lane : lanes.subspan(lanes[16].row != kPgNoRow ? 16 : 0, 16)) {
+    if (lane.row != kPgNoRow) levels = std::max(levels, placement.place(columns_of(lane)));
   }
-  const double vectors = static_cast<double>(kPgLanes / 16);
-  return static_cast<double>(steps) * vectors * kStepCycles[static_cast<size_t>(form_)] +
-         levels * kLevelCycles;
+  return static_cast<double>(steps) * kStepCycles[static_cast<size_t>(form_)] +
+         static_cast<double>(levels) * kLevelCycles;
 }
 
 // Fuller slots make fewer steps and more spilled nonzeros: the cheapest of a few fills, by trying
@@ -169,32 +170,39 @@ void Packer::choose_fill() {
   schedules_.clear();
 }
 
-void Packer::put(std::byte* stream, int64_t vectors, int64_t step, int64_t lane, int64_t slot,
-                 PgSlot what) const {
-  const int64_t vector = lane / 16, l = lane % 16;
-  std::byte* to = stream + (step / shape_.steps * vectors + vector) * shape_.bytes;
-  const int64_t within = step % shape_.steps;
+// Writes a slot of a lane: `block` is of its step and vector, `step` within the block.
+template <PackedForm kForm>
+void put(std::byte* block, int64_t step, int64_t lane, int64_t slot, PgSlot what) {
   const auto add = [&](int64_t at, auto bits) {
     decltype(bits) word;
-    std::memcpy(&word, to + at, sizeof word);
+    std::memcpy(&word, block + at, sizeof word);
     word = static_cast<decltype(bits)>(word | bits);
-    std::memcpy(to + at, &word, sizeof word);
+    std::memcpy(block + at, &word, sizeof word);
   };
-  switch (form_) {
-    case PackedForm::kFloat32:
-      add(4 * l, what.index << (5 * within) | what.code << (16 + 5 * within));
-      return;
-    case PackedForm::kBFloat16:
-      add(4 * l + 2 * slot, static_cast<uint16_t>(what.index | what.code << 6));
-      return;
-    case PackedForm::kBytes:
-      add(64 * within + 4 * l + slot, static_cast<uint8_t>(what.index | (what.code & 16) << 3));
-      add(128 + 4 * l + slot, static_cast<uint8_t>((what.code & 15) << (4 * within)));
-      return;
+  if constexpr (kForm == PackedForm::kFloat32) {
+    add(4 * lane, what.index << (5 * step) | what.code << (16 + 5 * step));
+  } else if constexpr (kForm == PackedForm::kBFloat16) {
+    add(4 * lane + 2 * slot, static_cast<uint16_t>(what.index | what.code << 6));
+  } else {
+    add(64 * step + 4 * lane + slot, static_cast<uint8_t>(what.index | (what.code & 16) << 3));
+    add(128 + 4 * lane + slot, static_cast<uint8_t>((what.code & 15) << (4 * step)));
   }
 }
 
+// Calls visit(step, slot of the step, nonzero) for every slot that is taken.
+template <class Visit>
+void for_each_taken(std::span<const int32_t> occupants, int64_t slots, const Visit& visit) {
+  const int32_t* item = occupants.data();
+  for (int64_t step = 0; step < std::ssize(occupants) / slots; ++step) {
+    for (int64_t slot = 0; slot < slots; ++slot, ++item) {
+      if (*item != PgPlacement::kNone) visit(step, slot, static_cast<size_t>(*item));
+    }
+  }
+}
+
+template <PackedForm kForm>
 void Packer::add_group(size_t g) {
+  constexpr PgShape kShape = pg_shape(kForm);
   auto& group = deal_.groups[g];
   const auto lanes = lanes_of(g);
   const int64_t steps = steps_of(lanes, fill_), vectors = group.vectors;
@@ -202,50 +210,61 @@ void Packer::add_group(size_t g) {
   const auto& schedule = schedules_.at(steps).schedule;
   group.stream_at = stream_.size();
   stream_.resize(stream_.size() +
-                 static_cast<size_t>(steps / shape_.steps * vectors * shape_.bytes));
-  std::byte* stream = stream_.data() + group.stream_at;
-  std::vector<std::vector<Spill>> spilled(kPgLanes);
-  if (form_ == PackedForm::kBytes) sums_.resize(sums_.size() + kPgLanes);
+                 static_cast<size_t>(steps / kShape.steps * vectors * kShape.bytes));
+  std::array<std::vector<Spill>, kPgLanes> spilled;
+  if (kForm == PackedForm::kBytes) sums_.resize(sums_.size() + kPgLanes);
   for (int64_t l = 0; l < kPgLanes; ++l) {
     const PgLane& lane = lanes[static_cast<size_t>(l)];
     if (lane.row == kPgNoRow) continue;
-    const auto columns = columns_of(lane);
+    auto& of_lane = spilled[static_cast<size_t>(l)];
     // A nonzero whose value has no code takes no slot.
-    std::vector<uint32_t> coded, entry_of;
-    for (size_t i = 0; i < columns.size(); ++i) {
-      const auto e = static_cast<uint32_t>(lane.begin) + static_cast<uint32_t>(i);
+    coded_.clear(), entry_of_.clear();
+    for (auto e = static_cast<size_t>(lane.begin); e < static_cast<size_t>(lane.end); ++e) {
       if (entries_.codes[e] == 0) {
-        spilled[static_cast<size_t>(l)].push_back({columns[i], e});
+        of_lane.push_back({entries_.columns[e], static_cast<uint32_t>(e)});
       } else {
-        coded.push_back(columns[i]);
-        entry_of.push_back(e);
+        coded_.push_back(entries_.columns[e]);
+        entry_of_.push_back(static_cast<uint32_t>(e));
       }
     }
-    placement.place(coded);
-    const auto occupants = placement.occupants();
-    for (int64_t slot = 0; slot < std::ssize(occupants); ++slot) {
-      const int32_t item = occupants[static_cast<size_t>(slot)];
-      if (item == PgPlacement::kNone) continue;
-      const int64_t step = slot / shape_.slots;
-      const auto i = static_cast<size_t>(item);
-      const uint8_t code = entries_.codes[entry_of[i]];
-      put(stream, vectors, step, l, slot % shape_.slots, {schedule.index_of(coded[i], step), code});
-      if (form_ == PackedForm::kBytes) {
-        sums_[g * kPgLanes + static_cast<size_t>(l)] += fixed_point(code);
-      }
-    }
+    placement.place(coded_);
+    std::byte* vector = stream_.data() + group.stream_at + l / 16 * kShape.bytes;
+    int32_t sum = 0;
+    for_each_taken(placement.occupants(), kShape.slots, [&](int64_t step, int64_t slot, size_t i) {
+      const uint8_t code = entries_.codes[entry_of_[i]];
+      put<kForm>(vector + step / kShape.steps * vectors * kShape.bytes, step % kShape.steps, l % 16,
+                 slot, {schedule.index_of(coded_[i], step), code});
+      sum += kForm == PackedForm::kBytes ? fixed_point(code) : 0;
+    });
+    if (kForm == PackedForm::kBytes) sums_[g * kPgLanes + static_cast<size_t>(l)] = sum;
     const auto has_spilled = placement.has_spilled();
-    for (size_t i = 0; i < coded.size(); ++i) {
-      if (has_spilled[i]) spilled[static_cast<size_t>(l)].push_back({coded[i], entry_of[i]});
+    for (size_t i = 0; i < coded_.size(); ++i) {
+      if (has_spilled[i]) of_lane.push_back({coded_[i], entry_of_[i]});
     }
   }
   group.schedule = static_cast<uint32_t>(steps);  // its number is known in the end
   add_spilled(spilled, vectors);
 }
 
-void Packer::add_spilled(const std::vector<std::vector<Spill>>& spilled, int64_t vectors) {
+void Packer::add_groups() {
+  for (size_t g = 0; g < deal_.groups.size(); ++g) {
+    switch (form_) {
+      case PackedForm::kFloat32:
+        add_group<PackedForm::kFloat32>(g);
+        break;
+      case PackedForm::kBFloat16:
+        add_group<PackedForm::kBFloat16>(g);
+        break;
+      case PackedForm::kBytes:
+        add_group<PackedForm::kBytes>(g);
+        break;
+    }
+  }
+}
+
+void Packer::add_spilled(std::span<const std::vector<Spill>> spilled, int64_t vectors) {
   for (int64_t v = 0; v < kPgLanes / 16; ++v) {
-    const auto of_vector = std::span(spilled).subspan(static_cast<size_t>(16 * v), 16);
+    const auto of_vector = spilled.subspan(static_cast<size_t>(16 * v), 16);
     size_t deepest = 0;
     for (const auto& of_lane : of_vector) deepest = std::max(deepest, of_lane.size());
     if (v >= vectors) deepest = 0;
@@ -254,7 +273,7 @@ void Packer::add_spilled(const std::vector<std::vector<Spill>>& spilled, int64_t
       for (size_t l = 0; l < 16; ++l) {
         if (d >= of_vector[l].size()) continue;
         level.columns[l] = of_vector[l][d].column;
-        level.values[l] = entries_.values[of_vector[l][d].entry];
+        level.values[l] = matrix_.codebook[matrix_.codes[of_vector[l][d].entry]];
       }
       spilled_.push_back(level);
     }

@@ -16,11 +16,10 @@ constexpr int kMostFailures = 8;
 PgPlacement::PgPlacement(const PgSchedule& schedule, PgEffort effort)
     : schedule_(schedule),
       effort_(effort),
-      slots_(pg_shape(schedule.form()).slots),
+      slot_shift_(std::countr_zero(static_cast<unsigned>(pg_shape(schedule.form()).slots))),
       free_(schedule.steps().size()),
-      occupants_(schedule.steps().size() * static_cast<size_t>(slots_)),
-      seen_(occupants_.size()),
-      parents_(occupants_.size()) {
+      occupants_(schedule.steps().size() << slot_shift_),
+      seen_(occupants_.size()) {
   queue_.reserve(occupants_.size());
 }
 
@@ -28,23 +27,33 @@ int32_t PgPlacement::free_slot(uint32_t column) const {
   for (const auto steps : {schedule_.seen_first(column), schedule_.seen_second(column)}) {
     for (const uint32_t step : steps) {
       if (free_[step] == 0) continue;
-      return static_cast<int32_t>(step) * slots_ + std::countr_zero(free_[step]);
+      return static_cast<int32_t>(step << slot_shift_) + std::countr_zero(free_[step]);
     }
   }
   return kNone;
 }
 
-template <class Visit>
-void PgPlacement::for_each_slot(uint32_t column, const Visit& visit) const {
+// A free slot for the column; if there is none, all that it could have are queued.
+int32_t PgPlacement::look(int32_t from, uint32_t column) {
+  const int32_t slots = 1 << slot_shift_;
   for (const auto steps : {schedule_.seen_first(column), schedule_.seen_second(column)}) {
     for (const uint32_t step : steps) {
-      for (int32_t s = 0; s < slots_; ++s) visit(static_cast<int32_t>(step) * slots_ + s);
+      const auto first = static_cast<int32_t>(step << slot_shift_);
+      if (free_[step] != 0) return first + std::countr_zero(free_[step]);
+      for (int32_t slot = first; slot < first + slots; ++slot) {
+        auto& seen = seen_[static_cast<size_t>(slot)];
+        if (seen.search == search_) continue;
+        seen = {search_, from};
+        queue_.push_back(slot);
+      }
     }
   }
+  return kNone;
 }
 
 void PgPlacement::take(int32_t slot, int32_t item) {
-  free_[static_cast<size_t>(slot / slots_)] &= static_cast<uint8_t>(~(1u << (slot % slots_)));
+  const unsigned within = static_cast<unsigned>(slot) & ((1u << slot_shift_) - 1);
+  free_[static_cast<size_t>(slot >> slot_shift_)] &= static_cast<uint8_t>(~(1u << within));
   occupants_[static_cast<size_t>(slot)] = item;
 }
 
@@ -53,26 +62,13 @@ void PgPlacement::take(int32_t slot, int32_t item) {
 bool PgPlacement::make_room(std::span<const uint32_t> columns, int32_t item) {
   ++search_;
   queue_.clear();
-  const auto look_from = [&](int32_t parent, uint32_t column) {
-    for_each_slot(column, [&](int32_t slot) {
-      auto& seen = seen_[static_cast<size_t>(slot)];
-      if (seen == search_) return;
-      seen = search_;
-      parents_[static_cast<size_t>(slot)] = parent;
-      queue_.push_back(slot);
-    });
-  };
-  look_from(kNone, columns[static_cast<size_t>(item)]);
+  look(kNone, columns[static_cast<size_t>(item)]);
   for (size_t next = 0; next < queue_.size() && queue_.size() < kMostLookedAt; ++next) {
     const int32_t slot = queue_[next];
     const auto occupant = occupants_[static_cast<size_t>(slot)];
-    const uint32_t column = columns[static_cast<size_t>(occupant)];
-    int32_t end = free_slot(column);
-    if (end == kNone) {
-      look_from(slot, column);
-      continue;
-    }
-    for (int32_t from = slot; from != kNone; from = parents_[static_cast<size_t>(from)]) {
+    int32_t end = look(slot, columns[static_cast<size_t>(occupant)]);
+    if (end == kNone) continue;
+    for (int32_t from = slot; from != kNone; from = seen_[static_cast<size_t>(from)].from) {
       take(end, occupants_[static_cast<size_t>(from)]);
       end = from;
     }
@@ -83,7 +79,7 @@ bool PgPlacement::make_room(std::span<const uint32_t> columns, int32_t item) {
 }
 
 int64_t PgPlacement::place(std::span<const uint32_t> columns) {
-  std::ranges::fill(free_, static_cast<uint8_t>((1u << slots_) - 1));
+  std::ranges::fill(free_, static_cast<uint8_t>((1u << (1 << slot_shift_)) - 1));
   std::ranges::fill(occupants_, kNone);
   has_spilled_.assign(columns.size(), 0);
   int64_t spilled = 0;

@@ -30,21 +30,25 @@ class POMONA_API PgPlacement {
   std::span<const uint8_t> has_spilled() const { return has_spilled_; }
 
  private:
+  // A slot that a search has looked at.
+  struct Seen {
+    uint32_t search = 0;  // the last that did
+    int32_t from = kNone;
+  };
+
   int32_t free_slot(uint32_t column) const;
+  int32_t look(int32_t from, uint32_t column);
   bool make_room(std::span<const uint32_t> columns, int32_t item);
   void take(int32_t slot, int32_t item);
-  template <class Visit>
-  void for_each_slot(uint32_t column, const Visit& visit) const;
 
   const PgSchedule& schedule_;
   PgEffort effort_;
-  int32_t slots_;
+  int slot_shift_;                  // log2 of the slots of a step
   std::vector<uint8_t> free_;       // by step: bits of free slots
   std::vector<int32_t> occupants_;  // by slot
   std::vector<uint8_t> has_spilled_;
-  // The search: when a slot was last looked at, and from where.
-  std::vector<uint32_t> seen_;
-  std::vector<int32_t> parents_, queue_;
+  std::vector<Seen> seen_;  // by slot
+  std::vector<int32_t> queue_;
   uint32_t search_ = 0;
 };
 

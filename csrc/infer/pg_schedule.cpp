@@ -39,6 +39,7 @@ PgSchedule::PgSchedule(int64_t cols, int64_t steps, PackedForm form)
     : form_(form),
       cols_(cols),
       blocks_(static_cast<uint32_t>(pg_blocks(cols, form))),
+      reciprocal_(~uint64_t{0} / blocks_ + 1),
       shift_(std::countr_zero(static_cast<unsigned>(pg_shape(form).elements))),
       block_shift_(shift_ + std::countr_zero(unsigned{kPgWords})),
       steps_(static_cast<size_t>(steps)) {
@@ -77,7 +78,7 @@ uint32_t PgSchedule::index_of(uint32_t column, int64_t s) const {
   if (natural_of(column) == step.first) return within;
   if (step.is_second_natural) return half + within;
   const uint32_t element = column & ((1u << shift_) - 1);
-  return half + ((column >> shift_) / blocks_ << shift_) + element;
+  return half + (place_of(column) << shift_) + element;
 }
 
 int64_t PgSchedule::column_at(uint32_t index, int64_t s) const {

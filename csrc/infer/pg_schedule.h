@@ -93,13 +93,22 @@ class POMONA_API PgSchedule {
   }
   template <class ForEach>
   Lists make_lists(const ForEach& for_each) const;
-  // E and 16 E are powers of two: the packer asks these for every nonzero, many times.
+  // The packer asks these for every nonzero, many times: E and 16 E are powers of two, and one
+  // multiplication by 2^64 / blocks, rounded up, divides what is below 2^32.
   uint32_t natural_of(uint32_t column) const { return column >> block_shift_; }
-  uint32_t second_of(uint32_t column) const { return (column >> shift_) % blocks_; }
+  uint32_t place_of(uint32_t column) const {  // within its block of the second view
+    __extension__ using Wide = unsigned __int128;
+    const uint32_t word = column >> shift_;
+    return blocks_ == 1 ? word : static_cast<uint32_t>(Wide{word} * reciprocal_ >> 64);
+  }
+  uint32_t second_of(uint32_t column) const {
+    return (column >> shift_) - place_of(column) * blocks_;
+  }
 
   PackedForm form_;
   int64_t cols_;
   uint32_t blocks_;
+  uint64_t reciprocal_;
   int shift_, block_shift_;  // log2 of E, of 16 E
   std::vector<PgStep> steps_;
   Lists naturals_, seconds_;

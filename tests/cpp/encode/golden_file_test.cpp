@@ -1,6 +1,6 @@
-// The golden files of version 2, one for each goal: what was once written must be read for ever.
-// Their tensors follow from formulas that tests/python/encode/test_format_document.py computes on
-// its own. POMONA_UPDATE_GOLDEN=1 writes them anew.
+// The golden files of version 2, one for each goal: what a released version wrote must be read for
+// ever. Their tensors follow from formulas that tests/python/encode/test_format_document.py
+// computes on its own. POMONA_UPDATE_GOLDEN=1 writes them anew.
 #include "pomona/file.h"
 
 #include "encode/random_weights.h"
