@@ -32,7 +32,6 @@
 #include "pomona/packed.h"
 
 #include "infer/packed_header.h"
-#include "infer/pg_placement.h"
 #include "infer/pg_schedule.h"
 
 #include <cstddef>
@@ -132,6 +131,9 @@ struct PgView {
 
 // Why a matrix cannot have this layout; empty when it can. REQUIRES: as pack_csr16.
 POMONA_API std::string why_not_pg(const Weight& matrix, PackedForm form, Precision precision);
+
+// kThorough fills slots best; kQuick packs with one view, in a fraction of the time.
+enum class PgEffort : uint8_t { kQuick, kThorough };
 
 // The bytes of a matrix. REQUIRES: why_not_pg() is empty.
 POMONA_API std::vector<std::byte> pack_pg(const Weight& matrix, PackedForm form,

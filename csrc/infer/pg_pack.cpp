@@ -5,6 +5,7 @@
 #include "infer/fixed_point.h"
 #include "infer/pg_lanes.h"
 #include "infer/pg_layout.h"
+#include "infer/pg_placement.h"
 
 #include <algorithm>
 #include <array>
@@ -30,9 +31,10 @@ constexpr std::array<double, 3> kStepCycles = {2.9, 4.7, 4.0};
 constexpr double kLevelCycles = 18;
 // Nonzeros without a code spill; with more of them than this another layout is faster.
 constexpr double kMostWithoutCode = 0.03;
+
 struct Spill {
   uint32_t column = 0;
-  uint32_t entry = 0;
+  float value = 0;
 };
 
 class Packer {
@@ -42,7 +44,7 @@ class Packer {
         shape_(pg_shape(form)),
         form_(form),
         precision_(precision),
-        effort_(effort) {
+        views_(effort == PgEffort::kQuick ? 1 : 2) {
     rows_ = matrix.shape[0], cols_ = matrix.shape[1];
     entries_ = make_pg_entries(matrix, shape_.codes);
     codebook_ = make_codebook();
@@ -68,6 +70,11 @@ class Packer {
   std::span<const PgLane> lanes_of(size_t g) const {
     return std::span(deal_.lanes).subspan(g * kPgLanes, kPgLanes);
   }
+  std::span<const uint8_t> codes_of(const PgLane& lane) const {
+    return std::span(entries_.codes)
+        .subspan(static_cast<size_t>(lane.begin), static_cast<size_t>(lane.size()));
+  }
+  void leave_out_without_code(const PgLane& lane, std::vector<Spill>& spilled);
   void add_spilled(std::span<const std::vector<Spill>> spilled, int64_t vectors);
   PgCodebook make_codebook() const;
   // A code's value in units of the scale.
@@ -80,7 +87,7 @@ class Packer {
   PgShape shape_;
   PackedForm form_;
   Precision precision_;
-  PgEffort effort_;
+  int views_;
   int64_t rows_ = 0, cols_ = 0;
   PgCodebook codebook_;
   PgEntries entries_;
@@ -92,7 +99,9 @@ class Packer {
     std::unique_ptr<PgPlacement> placement;
   };
   std::map<int64_t, Scheduled> schedules_;  // by steps
-  std::vector<uint32_t> coded_, entry_of_;  // of the lane at hand
+  // Of a lane in which some have no code, those that have.
+  std::vector<uint32_t> coded_columns_;
+  std::vector<uint8_t> coded_codes_;
   std::vector<std::byte> stream_;
   std::vector<int32_t> sums_;        // by lane, for kBytes
   std::vector<uint32_t> levels_{0};  // four of each group, of absent vectors too
@@ -102,9 +111,11 @@ class Packer {
 PgPlacement& Packer::placement_of(int64_t steps) {
   auto found = schedules_.find(steps);
   if (found == schedules_.end()) {
-    found = schedules_.emplace(steps, Scheduled{0, PgSchedule(cols_, steps, form_), nullptr}).first;
+    found =
+        schedules_.emplace(steps, Scheduled{0, PgSchedule(cols_, steps, form_, views_), nullptr})
+            .first;
     auto& made = found->second;  // the node stays where it is, and so does its schedule
-    made.placement = std::make_unique<PgPlacement>(made.schedule, effort_);
+    made.placement = std::make_unique<PgPlacement>(made.schedule);
   }
   return *found->second.placement;
 }
@@ -189,13 +200,16 @@ void put(std::byte* block, int64_t step, int64_t lane, int64_t slot, PgSlot what
   }
 }
 
-// Calls visit(step, slot of the step, nonzero) for every slot that is taken.
-template <class Visit>
-void for_each_taken(std::span<const int32_t> occupants, int64_t slots, const Visit& visit) {
-  const int32_t* item = occupants.data();
-  for (int64_t step = 0; step < std::ssize(occupants) / slots; ++step) {
-    for (int64_t slot = 0; slot < slots; ++slot, ++item) {
-      if (*item != PgPlacement::kNone) visit(step, slot, static_cast<size_t>(*item));
+// A nonzero whose value has no code takes no slot.
+void Packer::leave_out_without_code(const PgLane& lane, std::vector<Spill>& spilled) {
+  coded_columns_.clear();
+  coded_codes_.clear();
+  for (auto e = static_cast<size_t>(lane.begin); e < static_cast<size_t>(lane.end); ++e) {
+    if (entries_.codes[e] == 0) {
+      spilled.push_back({entries_.columns[e], matrix_.codebook[matrix_.codes[e]]});
+    } else {
+      coded_columns_.push_back(entries_.columns[e]);
+      coded_codes_.push_back(entries_.codes[e]);
     }
   }
 }
@@ -217,30 +231,27 @@ void Packer::add_group(size_t g) {
     const PgLane& lane = lanes[static_cast<size_t>(l)];
     if (lane.row == kPgNoRow) continue;
     auto& of_lane = spilled[static_cast<size_t>(l)];
-    // A nonzero whose value has no code takes no slot.
-    coded_.clear(), entry_of_.clear();
-    for (auto e = static_cast<size_t>(lane.begin); e < static_cast<size_t>(lane.end); ++e) {
-      if (entries_.codes[e] == 0) {
-        of_lane.push_back({entries_.columns[e], static_cast<uint32_t>(e)});
-      } else {
-        coded_.push_back(entries_.columns[e]);
-        entry_of_.push_back(static_cast<uint32_t>(e));
-      }
+    auto columns = columns_of(lane);
+    auto codes = codes_of(lane);
+    if (std::ranges::find(codes, uint8_t{0}) != codes.end()) {
+      leave_out_without_code(lane, of_lane);
+      columns = coded_columns_, codes = coded_codes_;
     }
-    placement.place(coded_);
+    placement.place(columns);
     std::byte* vector = stream_.data() + group.stream_at + l / 16 * kShape.bytes;
     int32_t sum = 0;
-    for_each_taken(placement.occupants(), kShape.slots, [&](int64_t step, int64_t slot, size_t i) {
-      const uint8_t code = entries_.codes[entry_of_[i]];
+    for (size_t i = 0; i < columns.size(); ++i) {
+      const int32_t slot = placement.slots()[i];
+      if (slot == PgPlacement::kNone) {
+        of_lane.push_back({columns[i], entries_.code_values[codes[i]]});
+        continue;
+      }
+      const int64_t step = slot / kShape.slots;
       put<kForm>(vector + step / kShape.steps * vectors * kShape.bytes, step % kShape.steps, l % 16,
-                 slot, {schedule.index_of(coded_[i], step), code});
-      sum += kForm == PackedForm::kBytes ? fixed_point(code) : 0;
-    });
-    if (kForm == PackedForm::kBytes) sums_[g * kPgLanes + static_cast<size_t>(l)] = sum;
-    const auto has_spilled = placement.has_spilled();
-    for (size_t i = 0; i < coded_.size(); ++i) {
-      if (has_spilled[i]) of_lane.push_back({coded_[i], entry_of_[i]});
+                 slot % kShape.slots, {schedule.index_of(columns[i], step), codes[i]});
+      if (kForm == PackedForm::kBytes) sum += fixed_point(codes[i]);
     }
+    if (kForm == PackedForm::kBytes) sums_[g * kPgLanes + static_cast<size_t>(l)] = sum;
   }
   group.schedule = static_cast<uint32_t>(steps);  // its number is known in the end
   add_spilled(spilled, vectors);
@@ -273,7 +284,7 @@ void Packer::add_spilled(std::span<const std::vector<Spill>> spilled, int64_t ve
       for (size_t l = 0; l < 16; ++l) {
         if (d >= of_vector[l].size()) continue;
         level.columns[l] = of_vector[l][d].column;
-        level.values[l] = matrix_.codebook[matrix_.codes[of_vector[l][d].entry]];
+        level.values[l] = of_vector[l][d].value;
       }
       spilled_.push_back(level);
     }

@@ -13,9 +13,8 @@ constexpr int kMostFailures = 8;
 
 }  // namespace
 
-PgPlacement::PgPlacement(const PgSchedule& schedule, PgEffort effort)
+PgPlacement::PgPlacement(const PgSchedule& schedule)
     : schedule_(schedule),
-      effort_(effort),
       slot_shift_(std::countr_zero(static_cast<unsigned>(pg_shape(schedule.form()).slots))),
       free_(schedule.steps().size()),
       occupants_(schedule.steps().size() << slot_shift_),
@@ -55,6 +54,7 @@ void PgPlacement::take(int32_t slot, int32_t item) {
   const unsigned within = static_cast<unsigned>(slot) & ((1u << slot_shift_) - 1);
   free_[static_cast<size_t>(slot >> slot_shift_)] &= static_cast<uint8_t>(~(1u << within));
   occupants_[static_cast<size_t>(slot)] = item;
+  slot_of_[static_cast<size_t>(item)] = slot;
 }
 
 // Breadth first over slots: those that the item could have, those that their occupants could have
@@ -79,11 +79,12 @@ bool PgPlacement::make_room(std::span<const uint32_t> columns, int32_t item) {
 }
 
 int64_t PgPlacement::place(std::span<const uint32_t> columns) {
+  slot_of_.assign(columns.size(), kNone);
+  if (schedule_.views() == 1) return place_in_order(columns);
   std::ranges::fill(free_, static_cast<uint8_t>((1u << (1 << slot_shift_)) - 1));
   std::ranges::fill(occupants_, kNone);
-  has_spilled_.assign(columns.size(), 0);
   int64_t spilled = 0;
-  int failures = effort_ == PgEffort::kQuick ? kMostFailures : 0;
+  int failures = 0;
   for (size_t i = 0; i < columns.size(); ++i) {
     const int32_t item = static_cast<int32_t>(i);
     if (const int32_t slot = free_slot(columns[i]); slot != kNone) {
@@ -91,8 +92,23 @@ int64_t PgPlacement::place(std::span<const uint32_t> columns) {
     } else if (failures >= kMostFailures || !make_room(columns, item)) {
       ++failures;
       ++spilled;
-      has_spilled_[i] = 1;
     }
+  }
+  return spilled;
+}
+
+// The steps that see a column are consecutive and move on with the columns, so the first slot that
+// is left is the best.
+int64_t PgPlacement::place_in_order(std::span<const uint32_t> columns) {
+  int64_t spilled = 0;
+  uint32_t next = 0;
+  for (size_t i = 0; i < columns.size(); ++i) {
+    const auto steps = schedule_.seen_first(columns[i]);
+    const uint32_t slot = std::max(next, steps.front() << slot_shift_);
+    const bool has_room = slot < (steps.back() + 1) << slot_shift_;
+    slot_of_[i] = has_room ? static_cast<int32_t>(slot) : kNone;
+    next = has_room ? slot + 1 : next;
+    spilled += !has_room;
   }
   return spilled;
 }

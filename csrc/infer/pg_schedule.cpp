@@ -35,8 +35,9 @@ PgSchedule::Lists PgSchedule::make_lists(const ForEach& for_each) const {
   return lists;
 }
 
-PgSchedule::PgSchedule(int64_t cols, int64_t steps, PackedForm form)
+PgSchedule::PgSchedule(int64_t cols, int64_t steps, PackedForm form, int views)
     : form_(form),
+      views_(views),
       cols_(cols),
       blocks_(static_cast<uint32_t>(pg_blocks(cols, form))),
       reciprocal_(~uint64_t{0} / blocks_ + 1),
@@ -51,6 +52,12 @@ PgSchedule::PgSchedule(int64_t cols, int64_t steps, PackedForm form)
   const int64_t stride = golden_stride(blocks);
   for (int64_t s = 0; s < steps; ++s) {
     auto& step = steps_[static_cast<size_t>(s)];
+    if (views == 1) {
+      step.first = static_cast<uint32_t>(s * blocks / steps);
+      step.second = std::min(step.first + 1, blocks_ - 1);
+      step.is_second_natural = true;
+      continue;
+    }
     step.first = static_cast<uint32_t>(is_covered ? s * blocks / steps : s);
     const int64_t before = s * seconds / steps, after = (s + 1) * seconds / steps;
     step.is_second_natural = after == before;

@@ -10,7 +10,9 @@
 //
 // So every nonzero has two unrelated groups of steps to go to, as a key has two buckets in cuckoo
 // hashing, and a local burst of nonzeros finds room elsewhere. A schedule says which natural block
-// and which second block each step sees; it depends on the number of columns and steps alone.
+// and which second block each step sees; it depends on the number of columns and steps alone. One
+// with the natural view only, whose steps see a block and the next, is filled in no time, less
+// well.
 //
 // Source: kernels.md in docs: how the fill of the slots follows from this.
 
@@ -64,13 +66,15 @@ class POMONA_API PgSchedule {
  public:
   // The fewest steps that see every column.
   static int64_t fewest_steps(int64_t cols, PackedForm form);
-  // REQUIRES: cols < 2^31; steps is a multiple of pg_shape(form).steps and at least fewest_steps().
-  PgSchedule(int64_t cols, int64_t steps, PackedForm form);
+  // REQUIRES: cols < 2^31; steps is a multiple of pg_shape(form).steps and at least fewest_steps();
+  // views is 1 or 2.
+  PgSchedule(int64_t cols, int64_t steps, PackedForm form, int views = 2);
 
   PackedForm form() const { return form_; }
+  int views() const { return views_; }
   int64_t blocks() const { return blocks_; }
   std::span<const PgStep> steps() const { return steps_; }
-  // The steps that see a column in the natural view; in the second view.
+  // The steps that see a column in the natural view (with one view: without a gap); in the second.
   std::span<const uint32_t> seen_first(uint32_t column) const {
     return of(naturals_, natural_of(column));
   }
@@ -106,6 +110,7 @@ class POMONA_API PgSchedule {
   }
 
   PackedForm form_;
+  int views_;
   int64_t cols_;
   uint32_t blocks_;
   uint64_t reciprocal_;

@@ -23,6 +23,7 @@ namespace {
 
 using pomona::Isa;
 using pomona::PackedForm;
+using pomona::PgEffort;
 using pomona::PgSchedule;
 using pomona::Precision;
 
@@ -153,10 +154,10 @@ double bound(Kind kind, const Matrix& matrix, const std::vector<float>& x, const
 }
 
 void expect_product(const Matrix& matrix, const std::vector<float>& x, Kind kind, Isa isa,
-                    const std::string& what) {
+                    const std::string& what, PgEffort effort = PgEffort::kThorough) {
   const auto weight = matrix.weight();
   if (!pomona::why_not_pg(weight, kind.form, kind.precision).empty()) return;
-  const auto bytes = pomona::pack_pg(weight, kind.form, kind.precision);
+  const auto bytes = pomona::pack_pg(weight, kind.form, kind.precision, effort);
   const auto view = pomona::check_pg(bytes);
   std::vector<float> dense(matrix.dense.size());
   pomona::unpack_pg(view, dense.data());
@@ -178,11 +179,15 @@ TEST(PgSchedule, SeesEveryColumnAndKnowsWhereItStands) {
     const int multiple = pomona::pg_shape(form).steps;
     for (const int64_t cols : {1, 15, 16, 17, 64, 65, 1000}) {
       const int64_t fewest = PgSchedule::fewest_steps(cols, form);
-      for (const int64_t more : {0, 1, 5, 40}) {
-        const PgSchedule schedule(cols, fewest + more * multiple, form);
+      for (const int64_t more : {0, 1, 5, 40, 1000, 1001}) {  // from 1000 on with one view
+        const PgSchedule schedule(cols, fewest + more % 1000 * multiple, form, more < 1000 ? 2 : 1);
         for (uint32_t c = 0; c < cols; ++c) {
           const auto first = schedule.seen_first(c), second = schedule.seen_second(c);
           ASSERT_GT(first.size() + second.size(), 0u) << cols << ", " << c;
+          if (schedule.views() == 1) {
+            ASSERT_TRUE(second.empty());
+            ASSERT_EQ(first.back() - first.front() + 1, first.size());
+          }
           for (const auto steps : {first, second}) {
             for (const uint32_t s : steps) {
               ASSERT_EQ(schedule.column_at(schedule.index_of(c, s), s), c);
@@ -204,6 +209,22 @@ TEST(PgKernel, EqualsADenseProductAroundEveryTileSize) {
             expect_product(matrix, random_x(cols, rows % 2 == 0), kind, isa,
                            std::to_string(rows) + " x " + std::to_string(cols) + " at " +
                                std::to_string(density));
+            if (HasFatalFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(PgKernel, EqualsADenseProductPackedInAHurry) {
+  for (const int64_t rows : {1, 17, 130}) {
+    for (const int64_t cols : {1, 33, 129, 1000}) {
+      for (const double density : {0.02, 0.3, 1.0}) {
+        for (const auto kind : kKinds) {
+          for (const Isa isa : kIsas) {
+            expect_product(random_matrix(rows, cols, density, 15), random_x(cols, true), kind, isa,
+                           std::to_string(rows) + " x " + std::to_string(cols), PgEffort::kQuick);
             if (HasFatalFailure()) return;
           }
         }
