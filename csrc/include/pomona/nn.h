@@ -167,6 +167,8 @@ class POMONA_API PackedLinearImpl : public ByteLayer<PackedLinearImpl> {
                    const PackOptions& packing = {}, bool relu = false);
   explicit PackedLinearImpl(const torch::nn::Linear& linear, const PackOptions& packing = {})
       : PackedLinearImpl(linear->weight, linear->bias, packing) {}
+  // Of a matrix that is packed already, on the CPU.
+  PackedLinearImpl(const Packed& matrix, const at::Tensor& bias, bool relu = false);
   void reset() override;  // what clone() needs: registers copies of the buffers
   // Checks what it read. Throws InvalidArgument for bytes that pack() did not make or another
   // shape.
@@ -194,12 +196,18 @@ class POMONA_API PackedEmbeddingImpl : public ByteLayer<PackedEmbeddingImpl> {
   // InvalidArgument otherwise, and for an Embedding with max_norm, which changes its rows.
   explicit PackedEmbeddingImpl(const at::Tensor& weight);
   explicit PackedEmbeddingImpl(const torch::nn::Embedding& embedding);
+  // Of a table that is packed already, on the CPU. Throws InvalidArgument for a layout whose rows
+  // cannot be looked up.
+  explicit PackedEmbeddingImpl(const Packed& table, at::ScalarType dtype = at::kFloat);
   void reset() override;  // what clone() needs: registers a copy of the buffer
-  // Checks what it read. Throws InvalidArgument as PackedLinear.
+  // Checks what it read. Throws InvalidArgument as PackedLinear, and for a layout whose rows cannot
+  // be looked up.
   void load(torch::serialize::InputArchive& archive) override;
   void pretty_print(std::ostream& stream) const override;
   at::Tensor forward(const at::Tensor& input);  // int64 or int32 [...] -> [..., embedding_dim]
   at::Tensor weight() const;                    // the dense table, of `dtype`
+  // Packs another table of the same shape into this layer. Throws as the constructor.
+  void pack_weight_(const at::Tensor& weight);
 
   at::Tensor packed;  // uint8 buffer
   int64_t num_embeddings, embedding_dim;
