@@ -4,6 +4,7 @@
 
 #include "pomona/export.h"
 #include "pomona/infer.h"
+#include "pomona/packing.h"
 #include "pomona/quantize.h"
 
 #include <torch/nn/cloneable.h>
