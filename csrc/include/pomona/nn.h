@@ -217,15 +217,17 @@ class POMONA_API PackedEmbeddingImpl : public ByteLayer<PackedEmbeddingImpl> {
 TORCH_MODULE(PackedEmbedding);
 
 // What pack_ decided for one layer; times are the median of interleaved runs at `example`'s shape,
-// of the fastest layout that keeps the outputs.
+// of the fastest layout that keeps the outputs. A layer of several matrices has the sum of their
+// bytes and the options of the first.
 struct PackChoice {
   std::string name;
   double dense_us = 0;
   double packed_us = 0;
   bool is_packed = false;
   PackOptions options{};
-  int64_t bytes = 0;  // packed
-  double error = 0;   // the largest change of an output beside the largest output
+  int64_t bytes = 0;              // packed
+  double error = 0;               // the largest change of an output beside the largest output
+  std::vector<Layout> layouts{};  // of its matrices, each once, in the order of the enum
 };
 
 struct PackSettings {
@@ -236,13 +238,19 @@ struct PackSettings {
   double verify = 0;
 };
 
-// Replaces each Linear of a Sequential by a PackedLinear where that is faster on this machine for
-// inputs like `example`, in the fastest layout, and says what it measured. The layers run once, one
-// after the other, in eval mode and without gradients; the mode is restored. (Only Sequential:
-// LibTorch's replace_module does not change what another module's forward calls.) Throws
-// InvalidArgument, naming the layer, when one that could be packed holds NaN or Inf, and for a
-// negative `verify`; then the model is as it was.
+// Replaces each Linear, LSTM, GRU and MultiheadAttention of a Sequential by its Packed... twin
+// (packed_rnn.h, packed_attention.h) where that is faster on this machine for inputs like
+// `example`, in the fastest layout, and says what it measured, a choice for each layer that could
+// be packed. Attention with bias_kv or zero_attn could not. The layers run once, one after the
+// other, in eval mode and without gradients; the mode is restored. (Only Sequential: LibTorch's
+// replace_module does not change what another module's forward calls.) Throws InvalidArgument,
+// naming the layer, when one that could be packed holds NaN or Inf, and for a negative `verify`;
+// then the model is as it was.
 POMONA_API std::vector<PackChoice> pack_(torch::nn::Sequential& model, const at::Tensor& example,
+                                         const PackSettings& settings = {});
+// The same for a model whose first layer takes several tensors, as attention does: 1 to 3.
+POMONA_API std::vector<PackChoice> pack_(torch::nn::Sequential& model,
+                                         const std::vector<at::Tensor>& example,
                                          const PackSettings& settings = {});
 
 }  // namespace pomona::nn
