@@ -60,6 +60,7 @@ HEADERS = {
     "fisher.h": ("nn", False),
     "io.h": ("nn", False),
     "nn.h": ("nn", False),
+    "load_packed.h": ("nn", False),
     "optim.h": ("nn", False),
     "packed_attention.h": ("nn", False),
     "packed_rnn.h": ("nn", False),
