@@ -8,6 +8,8 @@
 
 #include <ATen/ops/isfinite.h>
 
+#include <functional>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -17,10 +19,21 @@ namespace {
 // A file holds the dense weight of a packed layer, under the name that it has in the dense layer:
 // packed bytes are made for one machine and one version.
 struct PackedWeight {
-  nn::PackedLinearImpl* layer;
+  std::function<void(const at::Tensor&)> pack_anew;
   std::string name;
   at::Tensor dense;
 };
+
+// Nothing for other modules.
+std::optional<PackedWeight> packed_weight_of(const std::string& prefix, torch::nn::Module& module) {
+  const auto found = [&](auto* layer) {
+    return PackedWeight{[layer](const at::Tensor& weight) { layer->pack_weight_(weight); },
+                        prefix + "weight", layer->weight()};
+  };
+  if (auto* layer = dynamic_cast<nn::PackedLinearImpl*>(&module)) return found(layer);
+  if (auto* layer = dynamic_cast<nn::PackedEmbeddingImpl*>(&module)) return found(layer);
+  return std::nullopt;
+}
 
 // Everything of a module that a file holds, module by module, as Python's state_dict() orders it.
 struct Contents {
@@ -29,7 +42,7 @@ struct Contents {
   std::vector<PackedWeight> packed;
 
   void add(const std::string& prefix, torch::nn::Module& module) {
-    auto* const layer = dynamic_cast<nn::PackedLinearImpl*>(&module);
+    const auto layer = packed_weight_of(prefix, module);
     for (const auto& item : module.named_parameters(/*recurse=*/false)) {
       if (!item.value().defined()) continue;
       tensors.emplace_back(prefix + item.key(), item.value());
@@ -37,9 +50,9 @@ struct Contents {
     }
     for (const auto& item : module.named_buffers(/*recurse=*/false)) {
       if (!item.value().defined()) continue;
-      if (layer != nullptr && item.key() == "packed") {
-        packed.push_back({layer, prefix + "weight", layer->weight()});
-        tensors.emplace_back(packed.back().name, packed.back().dense);
+      if (layer && item.key() == "packed") {
+        packed.push_back(*layer);
+        tensors.emplace_back(layer->name, layer->dense);
       } else {
         tensors.emplace_back(prefix + item.key(), item.value());
       }
@@ -114,7 +127,7 @@ void load_(torch::nn::Module& module, const std::filesystem::path& path) {
   std::set<std::string> to_pack;
   for (const auto& weight : contents.packed) to_pack.insert(weight.name);
   load_(contents.tensors, path, to_pack);
-  for (const auto& weight : contents.packed) weight.layer->pack_weight_(weight.dense);
+  for (const auto& weight : contents.packed) weight.pack_anew(weight.dense);
 }
 
 }  // namespace pomona

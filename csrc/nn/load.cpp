@@ -1,5 +1,7 @@
 // A file into tensors: straight into their memory, or into a model that stays as it was until the
 // whole file is known to be right.
+#include "nn/load.h"
+
 #include "pomona/error.h"
 #include "pomona/io.h"
 
@@ -35,14 +37,14 @@ class Misfits {
  public:
   void add(const char* kind, const std::string& what) { by_kind_[kind].push_back(what); }
 
-  void throw_if_any() const {
+  void throw_if_any(const char* what) const {
     if (by_kind_.empty()) return;
     std::string list;
     for (const auto& [kind, whats] : by_kind_) {
       list += text(list.empty() ? "" : "; ", kind, ": ", join(whats, whats.size()));
     }
-    throw InvalidArgument(text("load_: expected the tensors of the model, name by name, got ", list,
-                               ". The model is as it was."));
+    throw InvalidArgument(text(what, ": expected the tensors of the model, name by name, got ",
+                               list, ". The model is as it was."));
   }
 
  private:
@@ -68,21 +70,6 @@ void compare(const std::string& name, const at::Tensor& target, const Entries& e
   } else if (const std::string reason = why_not_writable(target); !reason.empty()) {
     misfits.add("cannot be written", text(name, " (", reason, ")"));
   }
-}
-
-void check_fit(const NamedTensors& targets, const FileReader& reader) {
-  Entries entries;
-  for (const FileEntry& entry : reader.entries()) entries.emplace(entry.name, &entry);
-  Misfits misfits;
-  std::set<std::string_view> wanted;
-  for (const auto& [name, target] : targets) {
-    compare(name, target, entries, misfits);
-    wanted.insert(name);
-  }
-  for (const FileEntry& entry : reader.entries()) {
-    if (!wanted.contains(entry.name)) misfits.add("unexpected", entry.name);
-  }
-  misfits.throw_if_any();
 }
 
 std::span<std::byte> memory_of(const at::Tensor& tensor) {
@@ -116,6 +103,21 @@ void check_is_finite(const std::string& name, const at::Tensor& tensor) {
 
 }  // namespace
 
+void check_fit(const char* what, const NamedTensors& targets, const FileReader& reader) {
+  Entries entries;
+  for (const FileEntry& entry : reader.entries()) entries.emplace(entry.name, &entry);
+  Misfits misfits;
+  std::set<std::string_view> wanted;
+  for (const auto& [name, target] : targets) {
+    compare(name, target, entries, misfits);
+    wanted.insert(name);
+  }
+  for (const FileEntry& entry : reader.entries()) {
+    if (!wanted.contains(entry.name)) misfits.add("unexpected", entry.name);
+  }
+  misfits.throw_if_any(what);
+}
+
 ParallelFor torch_threads() {
   return at_parallel();
 }
@@ -135,7 +137,7 @@ NamedTensors load(const std::filesystem::path& path, const LoadProgress& progres
 void load_(const NamedTensors& targets, const std::filesystem::path& path,
            const std::set<std::string>& must_be_finite) {
   const FileReader reader(path);
-  check_fit(targets, reader);
+  check_fit("load_", targets, reader);
   // Decode everything before anything is written; what is small when decoded is kept. Large ones
   // first: what decoding them takes is free again when the small ones come.
   constexpr uint64_t kMostHeld = uint64_t{32} << 20;

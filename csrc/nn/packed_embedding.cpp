@@ -3,8 +3,7 @@
 #include "pomona/nn.h"
 
 #include "base/text.h"
-
-#include <torch/serialize/input-archive.h>
+#include "nn/packed_layer.h"
 
 #include <ostream>
 
@@ -19,15 +18,29 @@ const at::Tensor& weight_of(const torch::nn::Embedding& embedding) {
   return embedding->weight;
 }
 
+// Others than the CPU know csr16 only.
+Packed packed_rows(const at::Tensor& table, bool is_on_cpu) {
+  const Weight weight = to_weight("weight", table);
+  return is_on_cpu ? pack_rows(weight) : pack(weight);
+}
+
+void check_has_rows(Layout layout) {
+  if (layout == Layout::kCsr16 || layout == Layout::kLut) return;
+  throw InvalidArgument(text("PackedEmbedding: expected `packed` of layout csr16 or lut, got ",
+                             layout_name(layout), "."));
+}
+
 }  // namespace
 
-PackedEmbeddingImpl::PackedEmbeddingImpl(const at::Tensor& table) : dtype(table.scalar_type()) {
-  const Weight weight = to_weight("weight", table);
-  const auto matrix = table.is_cpu() ? pack_rows(weight) : pack(weight);
-  num_embeddings = matrix.rows;
-  embedding_dim = matrix.cols;
-  packed = to_tensor(matrix).to(table.device());
-  reset();
+PackedEmbeddingImpl::PackedEmbeddingImpl(const Packed& table, at::ScalarType output)
+    : num_embeddings(table.rows), embedding_dim(table.cols), dtype(output) {
+  check_has_rows(table.layout);
+  packed = register_buffer("packed", to_tensor(table));
+}
+
+PackedEmbeddingImpl::PackedEmbeddingImpl(const at::Tensor& table)
+    : PackedEmbeddingImpl(packed_rows(table, table.is_cpu()), table.scalar_type()) {
+  to(table.device());
 }
 
 PackedEmbeddingImpl::PackedEmbeddingImpl(const torch::nn::Embedding& embedding)
@@ -38,13 +51,9 @@ void PackedEmbeddingImpl::reset() {
 }
 
 void PackedEmbeddingImpl::load(torch::serialize::InputArchive& archive) {
-  torch::nn::Module::load(archive);
-  const auto matrix = from_tensor(packed);
-  if (matrix.rows != num_embeddings || matrix.cols != embedding_dim) {
-    throw InvalidArgument(text("PackedEmbedding: expected `packed` of shape [", num_embeddings,
-                               ", ", embedding_dim, "], got [", matrix.rows, ", ", matrix.cols,
-                               "]."));
-  }
+  load_checked(*this, packed, archive, [&] {
+    check_has_rows(checked_matrix("PackedEmbedding", packed, num_embeddings, embedding_dim).layout);
+  });
 }
 
 void PackedEmbeddingImpl::pretty_print(std::ostream& stream) const {
@@ -58,6 +67,12 @@ at::Tensor PackedEmbeddingImpl::forward(const at::Tensor& input) {
 
 at::Tensor PackedEmbeddingImpl::weight() const {
   return packed_weight(packed, num_embeddings, embedding_dim).to(dtype);
+}
+
+void PackedEmbeddingImpl::pack_weight_(const at::Tensor& weight) {
+  const auto matrix = packed_rows(weight, packed.is_cpu());
+  check_shape("PackedEmbedding", "weight", matrix, num_embeddings, embedding_dim);
+  packed.set_data(to_tensor(matrix).to(packed.device()));
 }
 
 }  // namespace pomona::nn

@@ -3,8 +3,7 @@
 #include "pomona/nn.h"
 
 #include "base/text.h"
-
-#include <torch/serialize/input-archive.h>
+#include "nn/packed_layer.h"
 
 #include <ostream>
 
@@ -22,16 +21,23 @@ void check_bias(const at::Tensor& bias, int64_t out_features) {
 
 }  // namespace
 
+PackedLinearImpl::PackedLinearImpl(const Packed& matrix, const at::Tensor& bias_or_none, bool relu)
+    : in_features(matrix.cols),
+      out_features(matrix.rows),
+      options{.layout = matrix.layout, .precision = matrix.precision},
+      has_relu(relu) {
+  check_bias(bias_or_none, out_features);
+  packed = register_buffer("packed", to_tensor(matrix));
+  if (!bias_or_none.defined()) return;
+  const auto on_cpu = at::TensorOptions(at::kCPU);
+  bias = register_buffer("bias", bias_or_none.detach().to(on_cpu, false, /*copy=*/true));
+}
+
 PackedLinearImpl::PackedLinearImpl(const at::Tensor& weight, const at::Tensor& bias_or_none,
                                    const PackOptions& packing, bool relu)
-    : options(packing), has_relu(relu) {
-  const auto matrix = pack(to_weight("weight", weight), options);
-  out_features = matrix.rows;
-  in_features = matrix.cols;
-  check_bias(bias_or_none, out_features);
-  packed = to_tensor(matrix).to(weight.device());
-  if (bias_or_none.defined()) bias = bias_or_none.detach().to(weight.device());
-  reset();
+    : PackedLinearImpl(pack(to_weight("weight", weight), packing), bias_or_none, relu) {
+  options = packing;
+  to(weight.device());
 }
 
 void PackedLinearImpl::reset() {
@@ -40,14 +46,11 @@ void PackedLinearImpl::reset() {
 }
 
 void PackedLinearImpl::load(torch::serialize::InputArchive& archive) {
-  torch::nn::Module::load(archive);
-  const auto matrix = from_tensor(packed);
-  if (matrix.rows != out_features || matrix.cols != in_features) {
-    throw InvalidArgument(text("PackedLinear: expected `packed` of shape [", out_features, ", ",
-                               in_features, "], got [", matrix.rows, ", ", matrix.cols, "]."));
-  }
-  options = {.layout = matrix.layout, .precision = matrix.precision};
-  check_bias(bias, out_features);
+  load_checked(*this, packed, archive, [&] {
+    const auto matrix = checked_matrix("PackedLinear", packed, out_features, in_features);
+    check_bias(bias, out_features);
+    options = {.layout = matrix.layout, .precision = matrix.precision};
+  });
 }
 
 void PackedLinearImpl::pretty_print(std::ostream& stream) const {
@@ -67,10 +70,7 @@ at::Tensor PackedLinearImpl::forward(const at::Tensor& input) {
 
 void PackedLinearImpl::pack_weight_(const at::Tensor& weight) {
   const auto matrix = pack(to_weight("weight", weight), options);
-  if (matrix.rows != out_features || matrix.cols != in_features) {
-    throw InvalidArgument(text("PackedLinear: expected `weight` of shape [", out_features, ", ",
-                               in_features, "], got [", matrix.rows, ", ", matrix.cols, "]."));
-  }
+  check_shape("PackedLinear", "weight", matrix, out_features, in_features);
   packed.set_data(to_tensor(matrix).to(packed.device()));
 }
 

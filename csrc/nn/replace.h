@@ -1,9 +1,13 @@
 #pragma once
-// What to_layers_ and to_dense_ have in common: layers of a Sequential that become others.
+// What to_layers_, to_dense_, pack_ and load_packed_ have in common: layers of a Sequential that
+// become others.
 
 #include <torch/nn/module.h>
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/embedding.h>
+#include <torch/nn/modules/linear.h>
 
 #include <optional>
 #include <string>
@@ -27,6 +31,14 @@ inline void set_parameter(torch::nn::Module& module, const char* name, at::Tenso
 template <class Layer>
 Layer* exactly(torch::nn::Module& module) {
   return typeid(module) == typeid(Layer) ? static_cast<Layer*>(&module) : nullptr;
+}
+
+// The weight that forward() reads; undefined for other kinds of layers.
+inline at::Tensor weight_of(torch::nn::Module& module) {
+  if (const auto* layer = dynamic_cast<torch::nn::LinearImpl*>(&module)) return layer->weight;
+  if (const auto* layer = dynamic_cast<torch::nn::Conv2dImpl*>(&module)) return layer->weight;
+  if (const auto* layer = dynamic_cast<torch::nn::EmbeddingImpl*>(&module)) return layer->weight;
+  return {};
 }
 
 inline torch::nn::AnyModule& layer_at(torch::nn::Sequential& model, size_t i) {

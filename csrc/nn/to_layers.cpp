@@ -24,14 +24,6 @@ using Identity = const c10::TensorImpl*;
 
 constexpr int64_t kCodeBits = 8;  // of the codes that a Sharer holds
 
-// The weight that forward() reads; undefined for other kinds of layers.
-at::Tensor weight_of(Module& module) {
-  if (const auto* layer = dynamic_cast<torch::nn::LinearImpl*>(&module)) return layer->weight;
-  if (const auto* layer = dynamic_cast<torch::nn::Conv2dImpl*>(&module)) return layer->weight;
-  if (const auto* layer = dynamic_cast<torch::nn::EmbeddingImpl*>(&module)) return layer->weight;
-  return {};
-}
-
 bool is_replaceable(Module& module) {
   if (exactly<torch::nn::LinearImpl>(module) || exactly<torch::nn::Conv2dImpl>(module)) return true;
   const auto* embedding = exactly<torch::nn::EmbeddingImpl>(module);

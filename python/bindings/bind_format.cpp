@@ -2,6 +2,7 @@
 #include "pomona/infer.h"
 #include "pomona/io.h"
 #include "pomona/mask.h"
+#include "pomona/packing.h"
 
 #include "bindings.h"
 
@@ -138,7 +139,9 @@ void bind_entry(py::module_& m) {
       .def_readonly("code_bytes", &FileEntry::code_bytes)
       .def_readonly("value_bytes", &FileEntry::value_bytes)
       .def_readonly("chunk_bytes", &FileEntry::chunk_bytes)
-      .def_property_readonly("bytes", &FileEntry::bytes);
+      .def_property_readonly("bytes", &FileEntry::bytes)
+      .def_property_readonly("is_worth_packing", &is_worth_packing)
+      .def_property_readonly("is_worth_packing_rows", &is_worth_packing_rows);
 }
 
 using ReleaseGil = py::call_guard<py::gil_scoped_release>;
@@ -198,18 +201,15 @@ std::optional<std::tuple<at::Tensor, at::Tensor, Mask>> read_shared(const FileRe
   return std::tuple{std::move(codebook), std::move(codes), std::move(weight.mask)};
 }
 
-// A matrix of the file as packed bytes: the dense weight is never made. `layout` empty: the likely
-// fastest that can hold it, in float32 where none can in this precision.
-at::Tensor read_packed(const FileReader& reader, const std::string& name, const std::string& layout,
-                       const std::string& precision) {
-  const Weight weight = reader.read(name, torch_threads());
-  const Precision wanted = precision_of(precision);
-  if (!layout.empty()) {
-    return to_tensor(pack(weight, {.layout = layout_of(layout), .precision = wanted}));
-  }
-  auto found = layouts_for(weight, wanted);
-  if (found.empty()) found = layouts_for(weight);
-  return to_tensor(pack(weight, found.front()));
+at::Tensor packed_matrix(const FileReader& reader, const std::string& name,
+                         const std::string& layout, const std::string& precision) {
+  Packing packing{.precision = precision_of(precision)};
+  if (!layout.empty()) packing.layout = layout_of(layout);
+  return to_tensor(read_packed(reader, name, packing, torch_threads()));
+}
+
+at::Tensor packed_rows(const FileReader& reader, const std::string& name) {
+  return to_tensor(read_packed_rows(reader, name, torch_threads()));
 }
 
 void bind_reader(py::module_& m) {
@@ -220,8 +220,9 @@ void bind_reader(py::module_& m) {
       .def_property_readonly("metadata",
                              [](const FileReader& r) { return py::bytes(r.metadata()); })
       .def("read", &read_tensor, py::arg("name"), ReleaseGil())
-      .def("read_packed", &read_packed, py::arg("name"), py::arg("layout"), py::arg("precision"),
+      .def("read_packed", &packed_matrix, py::arg("name"), py::arg("layout"), py::arg("precision"),
            ReleaseGil())
+      .def("read_packed_rows", &packed_rows, py::arg("name"), ReleaseGil())
       .def("read_shared", &read_shared, py::arg("name"), ReleaseGil())
       .def(
           "verify",

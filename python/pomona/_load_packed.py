@@ -10,11 +10,9 @@ import torch
 from torch import nn
 
 from . import _C, _packed_cache
+from ._packed_embedding import PackedEmbedding
 from ._packed_linear import Layout, PackedLinear, Precision, done_precision
 from ._shell import clean_name
-
-# A matrix that keeps more than this and shares nothing is loaded as it is.
-_MOST_KEPT = 0.5
 
 
 def load_packed_(
@@ -25,23 +23,26 @@ def load_packed_(
     layout: Layout | None = None,
     cache: bool | str | os.PathLike[str] = False,
 ) -> list[str]:
-    """Load a ``.pomona`` file, its pruned or shared linear layers straight into packed ones.
+    """Load a ``.pomona`` file, its pruned or shared linear layers and embeddings packed.
 
     The dense weight of a packed layer is never made: beside the packed model this takes the memory
     of one layer as the file holds it. The model may stand on the meta device, so that it never held
     the weights either (``with torch.device("meta"): model = Net()``). Each ``nn.Linear`` whose
     weight the file holds shared, or with at most half of its values, becomes a
-    :class:`~pomona.nn.PackedLinear`; every other tensor is loaded as by :func:`pomona.load_`, on
-    the CPU where it had no data. Nothing is timed: ``pomona.pack_`` on a loaded model is for who
+    :class:`~pomona.nn.PackedLinear`, and such an ``nn.Embedding`` a
+    :class:`~pomona.nn.PackedEmbedding` where that takes less memory (its rows are unpacked as they
+    are looked up); one with ``max_norm`` stays, and so does a weight that several modules hold.
+    Every other tensor is loaded as by :func:`pomona.load_`, on the CPU where it had no data.
+    Nothing is timed: ``pomona.pack_`` on a loaded model is for who
     wants to keep dense what is faster dense.
 
     Args:
         model: of the names and shapes of the file; on the CPU or the meta device.
         path: the file.
-        precision: what packed layers compute in; a layer that has no layout in it is packed in
+        precision: what packed linear layers compute in; one that has no layout in it is packed in
             "fp32", and all are where this processor has no instructions for it (which is said
             once).
-        layout: of the packed layers; None: the likely fastest on this machine.
+        layout: of the packed linear layers; None: the likely fastest on this machine.
         cache: True, or a path: keep what was packed in a file (True: the path with ``.packed``
             behind it), and map it into memory the next time, in milliseconds. It is of this very
             file, version, processor and these options; what is of another, damaged or cannot be
@@ -72,9 +73,9 @@ def load_packed_(
     reader = _C.FileReader(Path(path))
     state = {clean_name(n): value for n, value in model.state_dict(keep_vars=True).items()}
     _check_contents(state, reader.entries)
-    linears = _linears(model, {entry.name: entry for entry in reader.entries})
+    layers = _layers(model, {entry.name: entry for entry in reader.entries})
     _check_bufferless(model, state)
-    replaced = {id(module) for places in linears.values() for _, _, module in places}
+    replaced = {id(module) for places in layers.values() for _, _, module in places}
     weights = {
         clean_name(f"{prefix}.weight")
         for prefix, module in model.named_modules(remove_duplicate=False)
@@ -83,9 +84,12 @@ def load_packed_(
     kept = None if cache is False else _packed_cache.path_of(path, cache)
     key = "" if kept is None else _packed_cache.key_of(path, precision, layout)
     found = None if kept is None else _packed_cache.read(kept, key)
-    if found is None or found[0].keys() != linears.keys():
+    if found is None or found[0].keys() != layers.keys():
         packed = {
-            name: reader.read_packed(f"{name}.weight", layout or "", precision) for name in linears
+            name: reader.read_packed_rows(f"{name}.weight")
+            if isinstance(places[0][2], nn.Embedding)
+            else reader.read_packed(f"{name}.weight", layout or "", precision)
+            for name, places in layers.items()
         }
         dense = {name: reader.read(name) for name in state if name not in weights}
         if kept is not None:
@@ -93,19 +97,27 @@ def load_packed_(
     else:
         packed, dense = found
     _put_dense(model, dense)
-    for name, places in linears.items():
-        bias = dense.get(f"{name}.bias")
-        layer = PackedLinear.from_packed(packed[name], bias).train(places[0][2].training)
+    for name, places in layers.items():
+        layer = _packed_layer(places[0][2], packed[name], dense.get(f"{name}.bias"))
         for parent, attribute, _ in places:
             setattr(parent, attribute, layer)
-    return list(linears)
+    return list(layers)
+
+
+def _packed_layer(
+    dense: nn.Module, packed: torch.Tensor, bias: torch.Tensor | None
+) -> PackedLinear | PackedEmbedding:
+    if isinstance(dense, nn.Embedding):
+        table = PackedEmbedding.from_packed(packed, dense.weight.dtype)
+        return table.train(dense.training)
+    return PackedLinear.from_packed(packed, bias).train(dense.training)
 
 
 Places = list[tuple[nn.Module, str, nn.Module]]
 
 
 def _check_model(model: Any) -> None:
-    if not isinstance(model, nn.Module) or type(model) is nn.Linear:
+    if not isinstance(model, nn.Module) or type(model) in (nn.Linear, nn.Embedding):
         raise _C.InvalidArgument(
             "load_packed_: expected `model` to be a torch.nn.Module that contains its layers, "
             f"got {type(model).__name__}."
@@ -137,7 +149,7 @@ def _check_contents(state: dict[str, torch.Tensor], entries: list[_C.FileEntry])
         )
 
 
-def _linears(model: nn.Module, entries: dict[str, _C.FileEntry]) -> dict[str, Places]:
+def _layers(model: nn.Module, entries: dict[str, _C.FileEntry]) -> dict[str, Places]:
     """The layers to pack by their first name, each with all its places."""
     names: dict[int, str] = {}
     found: dict[str, Places] = {}
@@ -147,18 +159,26 @@ def _linears(model: nn.Module, entries: dict[str, _C.FileEntry]) -> dict[str, Pl
             owners.setdefault(id(parameter), set()).add(id(module))
     for prefix, parent in model.named_modules():
         for attribute, module in parent._modules.items():
-            if type(module) is not nn.Linear or len(owners[id(module.weight)]) > 1:
+            if not _is_packable(parent, module) or len(owners[id(module.weight)]) > 1:
                 continue
             name = clean_name(f"{prefix}.{attribute}" if prefix else attribute)
             entry = entries[f"{names.get(id(module), name)}.weight"]
-            is_worth_it = entry.centroids > 0 or entry.kept <= _MOST_KEPT * entry.numel
-            has_hooks = module._forward_hooks or module._forward_pre_hooks
-            is_read = isinstance(parent, (nn.TransformerEncoderLayer, nn.MultiheadAttention))
-            if entry.numel == 0 or not is_worth_it or has_hooks or is_read:
+            is_table = isinstance(module, nn.Embedding)
+            if not (entry.is_worth_packing_rows if is_table else entry.is_worth_packing):
                 continue
             name = names.setdefault(id(module), name)
             found.setdefault(name, []).append((parent, attribute, module))
     return found
+
+
+def _is_packable(parent: nn.Module, module: nn.Module | None) -> bool:
+    """Whether the layer is of a kind that can be packed, and only called."""
+    if module is None or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    if type(module) is nn.Embedding:
+        return module.max_norm is None
+    is_read = isinstance(parent, (nn.TransformerEncoderLayer, nn.MultiheadAttention))
+    return type(module) is nn.Linear and not is_read
 
 
 def _check_bufferless(model: nn.Module, state: dict[str, torch.Tensor]) -> None:

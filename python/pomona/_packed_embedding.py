@@ -17,6 +17,13 @@ def _packed_rows(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
     return pack(weight.detach(), "weight").to(device)
 
 
+def _why_no_rows(layout: str) -> str:
+    """Why rows of this layout cannot be looked up; empty when they can."""
+    if layout in ("csr16", "lut"):
+        return ""
+    return f"PackedEmbedding: expected `packed` of layout csr16 or lut, got {layout}."
+
+
 class PackedEmbedding(PackedLayer):
     """``torch.nn.Embedding`` on packed weights: the dense table is never in memory.
 
@@ -83,6 +90,25 @@ class PackedEmbedding(PackedLayer):
             )
         return cls(embedding.weight).train(embedding.training)
 
+    @classmethod
+    def from_packed(
+        cls, packed: torch.Tensor, dtype: torch.dtype = torch.float32
+    ) -> PackedEmbedding:
+        """A table of bytes that are packed already, as ``packed`` of another has them; not copied.
+
+        Raises:
+            InvalidArgument: bytes that no layer of this version has packed, or of a layout whose
+                rows cannot be looked up.
+        """
+        layout, _, rows, cols, _ = _C.packed_facts(packed)
+        if problem := _why_no_rows(layout):
+            raise _C.InvalidArgument(problem)
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.num_embeddings, layer.embedding_dim, layer.dtype = rows, cols, dtype
+        layer.register_buffer("packed", packed)
+        return layer
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Indices ``[...]`` -> rows ``[..., embedding_dim]``."""
         rows = _packed_embedding(input, self.packed, self.num_embeddings, self.embedding_dim)
@@ -102,6 +128,10 @@ class PackedEmbedding(PackedLayer):
 
     def _matrix_shape(self) -> tuple[int, int]:
         return self.num_embeddings, self.embedding_dim
+
+    def _problem(self, packed: torch.Tensor) -> str:
+        problem = super()._problem(packed)
+        return problem or _why_no_rows(_C.packed_facts(packed)[0])
 
     def _pack_anew(self, weight: torch.Tensor) -> torch.Tensor:
         return _packed_rows(weight, self.packed.device)

@@ -45,8 +45,8 @@ struct SaveOptions {
   std::function<void(const std::string&)> progress{};
 };
 
-// What save() writes of a module: parameters and buffers under their qualified names, of a
-// PackedLinear its dense weight.
+// What save() writes of a module: parameters and buffers under their qualified names, of packed
+// layers the dense weights.
 POMONA_API NamedTensors tensors_of(const torch::nn::Module& module);
 
 // Writes tensors in their order, bit for bit, NaN and -0.0 included. Nothing is left behind, and an

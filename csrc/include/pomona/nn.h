@@ -4,6 +4,7 @@
 
 #include "pomona/export.h"
 #include "pomona/infer.h"
+#include "pomona/packing.h"
 #include "pomona/quantize.h"
 
 #include <torch/nn/cloneable.h>
@@ -167,6 +168,8 @@ class POMONA_API PackedLinearImpl : public ByteLayer<PackedLinearImpl> {
                    const PackOptions& packing = {}, bool relu = false);
   explicit PackedLinearImpl(const torch::nn::Linear& linear, const PackOptions& packing = {})
       : PackedLinearImpl(linear->weight, linear->bias, packing) {}
+  // Of a matrix that is packed already, on the CPU.
+  PackedLinearImpl(const Packed& matrix, const at::Tensor& bias, bool relu = false);
   void reset() override;  // what clone() needs: registers copies of the buffers
   // Checks what it read. Throws InvalidArgument for bytes that pack() did not make or another
   // shape.
@@ -194,12 +197,18 @@ class POMONA_API PackedEmbeddingImpl : public ByteLayer<PackedEmbeddingImpl> {
   // InvalidArgument otherwise, and for an Embedding with max_norm, which changes its rows.
   explicit PackedEmbeddingImpl(const at::Tensor& weight);
   explicit PackedEmbeddingImpl(const torch::nn::Embedding& embedding);
+  // Of a table that is packed already, on the CPU. Throws InvalidArgument for a layout whose rows
+  // cannot be looked up.
+  explicit PackedEmbeddingImpl(const Packed& table, at::ScalarType dtype = at::kFloat);
   void reset() override;  // what clone() needs: registers a copy of the buffer
-  // Checks what it read. Throws InvalidArgument as PackedLinear.
+  // Checks what it read. Throws InvalidArgument as PackedLinear, and for a layout whose rows cannot
+  // be looked up.
   void load(torch::serialize::InputArchive& archive) override;
   void pretty_print(std::ostream& stream) const override;
   at::Tensor forward(const at::Tensor& input);  // int64 or int32 [...] -> [..., embedding_dim]
   at::Tensor weight() const;                    // the dense table, of `dtype`
+  // Packs another table of the same shape into this layer. Throws as the constructor.
+  void pack_weight_(const at::Tensor& weight);
 
   at::Tensor packed;  // uint8 buffer
   int64_t num_embeddings, embedding_dim;
@@ -208,15 +217,17 @@ class POMONA_API PackedEmbeddingImpl : public ByteLayer<PackedEmbeddingImpl> {
 TORCH_MODULE(PackedEmbedding);
 
 // What pack_ decided for one layer; times are the median of interleaved runs at `example`'s shape,
-// of the fastest layout that keeps the outputs.
+// of the fastest layout that keeps the outputs. A layer of several matrices has the sum of their
+// bytes and the options of the first.
 struct PackChoice {
   std::string name;
   double dense_us = 0;
   double packed_us = 0;
   bool is_packed = false;
   PackOptions options{};
-  int64_t bytes = 0;  // packed
-  double error = 0;   // the largest change of an output beside the largest output
+  int64_t bytes = 0;              // packed
+  double error = 0;               // the largest change of an output beside the largest output
+  std::vector<Layout> layouts{};  // of its matrices, each once, in the order of the enum
 };
 
 struct PackSettings {
@@ -227,13 +238,19 @@ struct PackSettings {
   double verify = 0;
 };
 
-// Replaces each Linear of a Sequential by a PackedLinear where that is faster on this machine for
-// inputs like `example`, in the fastest layout, and says what it measured. The layers run once, one
-// after the other, in eval mode and without gradients; the mode is restored. (Only Sequential:
-// LibTorch's replace_module does not change what another module's forward calls.) Throws
-// InvalidArgument, naming the layer, when one that could be packed holds NaN or Inf, and for a
-// negative `verify`; then the model is as it was.
+// Replaces each Linear, LSTM, GRU and MultiheadAttention of a Sequential by its Packed... twin
+// (packed_rnn.h, packed_attention.h) where that is faster on this machine for inputs like
+// `example`, in the fastest layout, and says what it measured, a choice for each layer that could
+// be packed. Attention with bias_kv or zero_attn could not. The layers run once, one after the
+// other, in eval mode and without gradients; the mode is restored. (Only Sequential: LibTorch's
+// replace_module does not change what another module's forward calls.) Throws InvalidArgument,
+// naming the layer, when one that could be packed holds NaN or Inf, and for a negative `verify`;
+// then the model is as it was.
 POMONA_API std::vector<PackChoice> pack_(torch::nn::Sequential& model, const at::Tensor& example,
+                                         const PackSettings& settings = {});
+// The same for a model whose first layer takes several tensors, as attention does: 1 to 3.
+POMONA_API std::vector<PackChoice> pack_(torch::nn::Sequential& model,
+                                         const std::vector<at::Tensor>& example,
                                          const PackSettings& settings = {});
 
 }  // namespace pomona::nn

@@ -1,4 +1,5 @@
 #include "pomona/error.h"
+#include "pomona/io.h"
 #include "pomona/nn.h"
 
 #include "error_of.h"
@@ -15,6 +16,7 @@
 #include <gtest/gtest.h>
 
 #include <sstream>
+#include <string>
 
 namespace {
 
@@ -65,6 +67,38 @@ TEST(PackedEmbedding, ComesBackFromAnArchive) {
   std::stringstream again(stream.str());
   EXPECT_EQ(error_of([&] { torch::load(wrong, again); }),
             "PackedEmbedding: expected `packed` of shape [49, 12], got [50, 12].");
+}
+
+TEST(PackedEmbedding, RefusesALayoutWhoseRowsCannotBeLookedUp) {
+  PackedEmbedding packed(sparse_embedding());
+  const at::Tensor tokens = at::arange(50), before = packed->forward(tokens);
+  const at::Tensor weight = at::randint(-7, 8, {50, 12}).to(at::kFloat) / 8;
+  for (const auto layout : {pomona::Layout::kPg32, pomona::Layout::kPgv}) {
+    const bool is_fixed = layout == pomona::Layout::kPgv;
+    const pomona::PackOptions options{
+        .layout = layout,
+        .precision = is_fixed ? pomona::Precision::kFixed16 : pomona::Precision::kFloat32};
+    const auto message =
+        std::string("PackedEmbedding: expected `packed` of layout csr16 or lut, got ") +
+        (is_fixed ? "pgv." : "pg32.");
+    std::stringstream stream;
+    torch::save(pomona::nn::PackedLinear(weight, at::Tensor(), options), stream);
+    EXPECT_EQ(error_of([&] { torch::load(packed, stream); }), message);
+    EXPECT_TRUE(at::equal(packed->forward(tokens), before));
+    const auto table = pomona::pack(pomona::to_weight("weight", weight), options);
+    EXPECT_EQ(error_of([&] { PackedEmbedding other(table); }), message);
+  }
+}
+
+TEST(PackedEmbedding, PacksAnotherTableOfItsShape) {
+  PackedEmbedding packed(sparse_embedding());
+  const at::Tensor weight = at::randint(-7, 8, {50, 12}).to(at::kFloat);
+  packed->pack_weight_(weight);
+  EXPECT_TRUE(at::equal(packed->weight(), weight));
+  EXPECT_EQ(error_of([&] {
+              packed->pack_weight_(at::zeros({50, 11}));
+            }),
+            "PackedEmbedding: expected `weight` of shape [50, 12], got [50, 11].");
 }
 
 TEST(PackedEmbedding, RefusesMaxNorm) {

@@ -6,22 +6,17 @@
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/rand_like.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/zeros.h>
-#include <torch/nn/modules/activation.h>
-#include <torch/nn/modules/dropout.h>
 #include <torch/serialize.h>
 #include <torch/utils.h>
 
 #include <gtest/gtest.h>
 
-#include <limits>
 #include <sstream>
-#include <string>
 #include <tuple>
 
 namespace {
@@ -88,23 +83,6 @@ TEST(PackedLinear, RefusesAWrongBias) {
             "PackedLinear: expected `bias` to be floating point of shape [3], got Float [2].");
 }
 
-TEST(Pack, KeepsWhatTheModelComputes) {
-  torch::nn::Sequential model(sparse_linear(2048, 1024, 0.01), torch::nn::ReLU(),
-                              torch::nn::Dropout(), torch::nn::Linear(1024, 2));
-  model->train();
-  const at::Tensor x = at::randn({1, 2048});
-  const auto choices = pomona::nn::pack_(model, x);
-  ASSERT_EQ(choices.size(), 2u);
-  EXPECT_EQ(choices[0].name, "0");
-  EXPECT_EQ(choices[1].name, "3");
-  EXPECT_TRUE(model->is_training());
-  EXPECT_TRUE(model[2]->is_training());
-  const auto* first = model[0]->as<pomona::nn::PackedLinearImpl>();
-  EXPECT_EQ(first != nullptr, choices[0].is_packed);
-  EXPECT_EQ(choices[0].is_packed, choices[0].packed_us < choices[0].dense_us);
-  EXPECT_EQ(model->named_children()["0"].get(), model[0].get());
-}
-
 TEST(PackedLinear, OfEveryLayoutAndPrecisionKeepsTheOutputs) {
   using pomona::Layout;
   using pomona::Precision;
@@ -122,33 +100,6 @@ TEST(PackedLinear, OfEveryLayoutAndPrecisionKeepsTheOutputs) {
     auto copy = std::dynamic_pointer_cast<pomona::nn::PackedLinearImpl>(packed->clone());
     EXPECT_TRUE(at::equal(copy->forward(x), packed->forward(x)));
   }
-}
-
-TEST(Pack, RefusesANegativeTolerance) {
-  torch::nn::Sequential model(torch::nn::Linear(4, 4));
-  EXPECT_EQ(error_of([&] {
-              pomona::nn::pack_(model, at::ones({1, 4}), {.verify = -1});
-            }),
-            "pack_: expected `verify` of at least 0, got -1.");
-}
-
-TEST(Pack, ReplacesALayerThatStandsTwiceInBothPlaces) {
-  auto layer = sparse_linear(2048, 2048, 0.002);
-  torch::nn::Sequential model(layer, torch::nn::ReLU(), layer);
-  pomona::nn::pack_(model, at::randn({1, 2048}));
-  EXPECT_EQ(model[0].get(), model[2].get());
-}
-
-TEST(Pack, RefusesWeightsThatAreNotFiniteAndChangesNothing) {
-  torch::nn::Linear bad(4, 4);
-  bad->weight.data()[1][1] = std::numeric_limits<float>::infinity();
-  torch::nn::Sequential model(torch::nn::Linear(4, 4), bad);
-  const auto first = model[0];
-  EXPECT_EQ(error_of([&] {
-              pomona::nn::pack_(model, at::ones({1, 4}));
-            }),
-            "pack_: expected `1.weight` to be finite, got NaN or Inf.");
-  EXPECT_EQ(model[0].get(), first.get());
 }
 
 }  // namespace

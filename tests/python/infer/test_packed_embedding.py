@@ -12,7 +12,7 @@ from torch import nn
 
 import pomona
 from pomona import _C, InvalidArgument
-from pomona.nn import PackedEmbedding
+from pomona.nn import PackedEmbedding, PackedLinear
 
 packed_embedding = torch.ops.pomona.packed_embedding
 
@@ -91,6 +91,31 @@ def test_is_copied_pickled_and_loaded():
     assert torch.equal(other(tokens), expected)
     with pytest.raises(RuntimeError, match=r"PackedEmbedding: expected `packed` of shape \[49, 12"):
         PackedEmbedding(torch.zeros(49, 12)).load_state_dict(packed.state_dict())
+
+
+@pytest.mark.parametrize(("layout", "precision"), [("pg32", "fp32"), ("pgv", "fixed16")])
+def test_refuses_a_layout_whose_rows_cannot_be_looked_up(layout, precision):
+    weight = table(distinct=9)
+    other = PackedLinear(weight, layout=layout, precision=precision)
+    packed = PackedEmbedding(weight)
+    model = nn.ModuleDict({"words": packed})
+    message = f"PackedEmbedding: expected `packed` of layout csr16 or lut, got {layout}."
+    with pytest.raises(RuntimeError, match=rf"words\.packed: {message}"):
+        model.load_state_dict({"words.packed": other.packed})
+    assert torch.equal(packed(torch.arange(50)), weight)
+    with pytest.raises(InvalidArgument) as caught:
+        PackedEmbedding.from_packed(other.packed)
+    assert str(caught.value) == message
+
+
+def test_from_packed_takes_the_bytes_of_another():
+    weight = table(distinct=9).bfloat16()
+    packed = PackedEmbedding(weight)
+    other = PackedEmbedding.from_packed(packed.packed, torch.bfloat16)
+    assert torch.equal(other(torch.arange(50)), weight)
+    assert other.packed is packed.packed
+    with pytest.raises(InvalidArgument, match="expected `packed`"):
+        PackedEmbedding.from_packed(torch.zeros(500, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,4 +1,4 @@
-"""load_packed_: a file's linear layers straight into packed ones."""
+"""load_packed_: a file's linear layers and embeddings straight into packed ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 import pomona
 from pomona import CorruptFile, InvalidArgument
-from pomona.nn import PackedLinear
+from pomona.nn import PackedEmbedding, PackedLinear
 
 
 class Net(nn.Module):
@@ -114,14 +114,87 @@ def test_an_existing_model_keeps_its_parameters(trained, path):
     assert torch.equal(conv, trained.conv.weight)
 
 
+class Words(nn.Module):
+    """Embeddings: pruned, one of few values, whole, one that another layer reads, and max_norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pruned = nn.Embedding(60, 120, padding_idx=0)
+        self.few = nn.Embedding(60, 120, dtype=torch.float16)
+        self.whole = nn.Embedding(60, 120)
+        self.tied = nn.Embedding(60, 120)
+        self.head = nn.Linear(120, 60, bias=False)
+        self.head.weight = self.tied.weight
+        self.norm = nn.Embedding(60, 120, max_norm=1e9)
+
+    def forward(self, tokens):
+        found = [layer(tokens).float() for layer in (self.pruned, self.few, self.whole, self.norm)]
+        return self.head(sum(found) + self.tied(tokens))
+
+
+@pytest.fixture
+def words(tmp_path):
+    torch.manual_seed(0)
+    model = Words().eval()
+    pomona.Pruner(model, {"whole*": None, "*": 0.8}).step()
+    with torch.no_grad():
+        model.few.weight.copy_(torch.randint(1, 5, (60, 120)) / 4)
+    pomona.save(model, tmp_path / "words.pomona")
+    return model
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_embeddings_are_packed_where_that_takes_less_memory(words, tmp_path, cache):
+    path = tmp_path / "words.pomona"
+    tokens = torch.arange(60)
+    for _ in range(2):  # of the file, of the cache
+        with torch.device("meta"):
+            model = Words().eval()
+        assert pomona.load_packed_(model, path, cache=cache) == ["pruned", "few"]
+        assert type(model.pruned) is type(model.few) is PackedEmbedding
+        assert (model.pruned.layout, model.few.layout) == ("csr16", "lut")
+        assert model.few(tokens).dtype == torch.float16
+        assert not model.pruned.training
+        assert model.tied.weight is model.head.weight
+        for name in ("pruned", "few"):
+            packed, dense = getattr(model, name), getattr(words, name)
+            assert torch.equal(packed(tokens), dense(tokens))
+            assert packed.packed.numel() < dense.weight.nbytes
+        with torch.no_grad():
+            torch.testing.assert_close(model(tokens), words(tokens))
+
+
+def test_a_table_that_would_grow_stays_dense(tmp_path):
+    """A kept value of 16 bits takes a column of 16 bits besides, and is widened."""
+    for dtype, density, names in (
+        (torch.float32, 0.45, ["0"]),
+        (torch.float16, 0.45, []),
+        (torch.float16, 0.2, ["0"]),
+    ):
+        model = nn.Sequential(nn.Embedding(100, 64, dtype=dtype))
+        with torch.no_grad():
+            model[0].weight.masked_fill_(torch.rand(100, 64) >= density, 0)
+        pomona.save(model, tmp_path / "net.pomona")
+        assert pomona.load_packed_(model, tmp_path / "net.pomona") == names
+        if names:
+            assert model[0].packed.numel() < model[0].weight.nbytes
+
+
+def test_an_embedding_with_hooks_stays(words, tmp_path):
+    model = Words()
+    model.pruned.register_forward_hook(lambda *_: None)
+    assert pomona.load_packed_(model, tmp_path / "words.pomona") == ["few"]
+
+
 # The dense weight has 256 MB; the model after loading takes about 7.
 PEAK = """
 import sys, torch, pomona
+Layer = getattr(torch.nn, sys.argv[2])
 def kilobytes(what):
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(what + ":"))
 with torch.device("meta"):
-    model = torch.nn.Sequential(torch.nn.Linear(8192, 8192), torch.nn.ReLU())
+    model = torch.nn.Sequential(Layer(8192, 8192), torch.nn.ReLU())
 open("/proc/self/clear_refs", "w").write("5")
 before = kilobytes("VmRSS")
 pomona.load_packed_(model, sys.argv[1], layout="csr16")
@@ -130,15 +203,18 @@ print(kilobytes("VmHWM") - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_the_dense_weight_is_never_made(tmp_path):
+@pytest.mark.parametrize("layer", ["Linear", "Embedding"])
+def test_the_dense_weight_is_never_made(tmp_path, layer):
     generator = torch.Generator().manual_seed(0)
     weight = torch.zeros(8192, 8192)
     index = torch.randint(0, 8192 * 8192, (1_000_000,), generator=generator)
     weight.view(-1)[index] = torch.randint(1, 9, (1_000_000,), generator=generator).float() / 8
-    state = {"0.weight": weight, "0.bias": torch.zeros(8192)}
+    state = {"0.weight": weight}
+    if layer == "Linear":
+        state["0.bias"] = torch.zeros(8192)
     pomona.save(state, tmp_path / "wide.pomona", coding="fast")
     run = subprocess.run(
-        [sys.executable, "-c", PEAK, str(tmp_path / "wide.pomona")],
+        [sys.executable, "-c", PEAK, str(tmp_path / "wide.pomona"), layer],
         capture_output=True,
         text=True,
         check=True,

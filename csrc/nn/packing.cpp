@@ -1,0 +1,83 @@
+#include "pomona/packing.h"
+
+#include "infer/csr16_kernel.h"
+#include "infer/lut_kernel.h"
+
+#include <algorithm>
+
+namespace pomona {
+namespace {
+
+// A matrix that keeps more than this and shares nothing is loaded as it is.
+constexpr double kMostKept = 0.5;
+
+std::optional<PackOptions> likely_fastest(const Weight& weight, Precision precision) {
+  const auto found = layouts_for(weight, precision);
+  return found.empty() ? std::nullopt : std::optional(found.front());
+}
+
+bool is_shared(const FileEntry& entry) {
+  return entry.centroids > 0 && !entry.is_plain;
+}
+
+// About what pack_rows() would make: compressed rows, or four bits for each weight.
+int64_t packed_row_bytes(const FileEntry& table) {
+  constexpr int64_t kStartBytes = 8, kColumnBytes = 2, kFloatBytes = 4, kLutBlockBytes = 64;
+  const int64_t rows = table.shape[0], cols = table.shape[1];
+  const bool has_codes = is_shared(table) && table.group == 0;
+  const int64_t entry_bytes = kColumnBytes + (has_codes ? 1 : kFloatBytes);
+  const auto sparse = static_cast<int64_t>(sizeof(Csr16Header)) +
+                      kStartBytes * (rows * csr16_panels(cols) + 1) + entry_bytes * table.kept +
+                      kFloatBytes * (has_codes ? table.centroids : 0);
+  const int64_t zero = table.kept < table.numel ? 1 : 0;
+  if (!has_codes || table.centroids + zero > kLutCodes) return sparse;
+  const int64_t blocks = (cols + kLutColumns - 1) / kLutColumns;
+  const auto lut = static_cast<int64_t>(sizeof(LutHeader)) + kFloatBytes * kLutCodes +
+                   kLutBlockBytes * rows * blocks;
+  return std::min(sparse, lut);
+}
+
+}  // namespace
+
+Precision fast_or_float32(Precision precision) {
+  const auto fast = fast_precisions();
+  const bool is_fast = std::ranges::find(fast, precision) != fast.end();
+  return is_fast ? precision : Precision::kFloat32;
+}
+
+Packed pack_fastest(const Weight& weight, const Packing& packing) {
+  if (packing.layout) {
+    return pack(weight, {.layout = *packing.layout, .precision = packing.precision});
+  }
+  if (const auto found = likely_fastest(weight, packing.precision)) return pack(weight, *found);
+  // Its error says why not.
+  const bool is_tiles = packing.precision == Precision::kBFloat16;
+  return pack(weight,
+              {.layout = is_tiles ? Layout::kPg32 : Layout::kPgv, .precision = packing.precision});
+}
+
+Packed read_packed(const FileReader& reader, std::string_view name, const Packing& packing,
+                   const ParallelFor& parallel_for) {
+  const Weight weight = reader.read(name, parallel_for);
+  if (packing.layout || likely_fastest(weight, packing.precision)) {
+    return pack_fastest(weight, packing);
+  }
+  return pack_fastest(weight);
+}
+
+Packed read_packed_rows(const FileReader& reader, std::string_view name,
+                        const ParallelFor& parallel_for) {
+  return pack_rows(reader.read(name, parallel_for));
+}
+
+bool is_worth_packing(const FileEntry& matrix) {
+  if (matrix.numel == 0 || matrix.shape.size() != 2) return false;
+  return is_shared(matrix) ||
+         static_cast<double>(matrix.kept) <= kMostKept * static_cast<double>(matrix.numel);
+}
+
+bool is_worth_packing_rows(const FileEntry& table) {
+  return is_worth_packing(table) && packed_row_bytes(table) < table.numel * item_size(table.dtype);
+}
+
+}  // namespace pomona
