@@ -18,9 +18,13 @@ int64_t words_at(const LutHeader& header) {
   return static_cast<int64_t>(sizeof(LutHeader) + sizeof(LutCodebook)) + (sums + 63) / 64 * 64;
 }
 
-int64_t lut_bytes(const LutHeader& header) {
+int64_t bytes_of(const LutHeader& header) {
   const LutView view{.header = header};
   return words_at(header) + header.rows * view.blocks() * 64;
+}
+
+uint8_t bits_of(int64_t values) {
+  return values <= 4 ? 2 : values <= 16 ? 4 : 8;
 }
 
 // The code of zero, if a weight is zero, comes first.
@@ -54,6 +58,11 @@ uint32_t code_at(const LutView& matrix, int64_t row, int64_t column) {
 
 }  // namespace
 
+int64_t lut_bytes(int64_t rows, int64_t cols, int64_t values, PackedForm form) {
+  return bytes_of(
+      {.bits = bits_of(values), .form = static_cast<uint8_t>(form), .rows = rows, .cols = cols});
+}
+
 std::string why_not_lut(const Weight& matrix, PackedForm form, Precision precision) {
   if (precision == Precision::kFixed16) return "lut does not compute in fixed16";
   if (!matrix.is_shared() && matrix.mask.kept() > 0) return "it has more than 256 different values";
@@ -78,14 +87,14 @@ std::string why_not_lut(const Weight& matrix, PackedForm form, Precision precisi
 
 std::vector<std::byte> pack_lut(const Weight& matrix, PackedForm form, Precision precision) {
   const auto values = values_of(matrix);
-  const int bits = values.size() <= 4 ? 2 : values.size() <= 16 ? 4 : 8;
+  const int bits = bits_of(std::ssize(values));
   LutHeader header{.bits = static_cast<uint8_t>(bits),
                    .form = static_cast<uint8_t>(form),
                    .rows = matrix.shape[0],
                    .cols = matrix.shape[1],
                    .nnz = matrix.mask.kept(),
                    .precision = static_cast<uint8_t>(precision)};
-  header.size = lut_bytes(header);
+  header.size = bytes_of(header);
   std::vector<std::byte> bytes(static_cast<size_t>(header.size));
   std::memcpy(bytes.data(), &header, sizeof header);
   const auto book = make_codebook(values, bits);
@@ -137,8 +146,8 @@ LutView check_lut(std::span<const std::byte> bytes) {
     refuse_packed("with cols that fit it", h.cols);
   }
   if (h.rows > 0 && h.cols > most / h.rows) refuse_packed("with rows and cols that fit it", h.cols);
-  if (h.size != std::ssize(bytes) || h.size != lut_bytes(h)) {
-    refuse_packed(text("of ", lut_bytes(h), " bytes"), bytes.size());
+  if (h.size != std::ssize(bytes) || h.size != bytes_of(h)) {
+    refuse_packed(text("of ", bytes_of(h), " bytes"), bytes.size());
   }
   if (h.nnz < 0 || h.nnz > h.rows * h.cols) refuse_packed("with nnz of its shape", h.nnz);
   view.codebook = reinterpret_cast<const LutCodebook*>(bytes.data() + sizeof h);

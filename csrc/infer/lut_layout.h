@@ -70,6 +70,10 @@ struct LutView {
   int64_t blocks() const { return (header.cols + block_cols() - 1) / block_cols(); }
 };
 
+// How many bytes a matrix takes in this layout. REQUIRES: values, zero among them, is at most 256.
+POMONA_API int64_t lut_bytes(int64_t rows, int64_t cols, int64_t values,
+                             PackedForm form = PackedForm::kFloat32);
+
 // Why a matrix cannot have this layout; empty when it can: more than 256 values, more than 16 in
 // pairs of bfloat16, or values that bfloat16 does not hold exactly there, more than 2^19 columns in
 // bytes, or fixed16. REQUIRES: as pack_csr16.

@@ -1,7 +1,7 @@
 #include "pomona/packing.h"
 
 #include "infer/csr16_kernel.h"
-#include "infer/lut_kernel.h"
+#include "infer/lut_layout.h"
 
 #include <algorithm>
 
@@ -20,21 +20,18 @@ bool is_shared(const FileEntry& entry) {
   return entry.centroids > 0 && !entry.is_plain;
 }
 
-// About what pack_rows() would make: compressed rows, or four bits for each weight.
+// About what pack_rows() would make: compressed rows, or a code for each weight.
 int64_t packed_row_bytes(const FileEntry& table) {
-  constexpr int64_t kStartBytes = 8, kColumnBytes = 2, kFloatBytes = 4, kLutBlockBytes = 64;
+  constexpr int64_t kStartBytes = 8, kColumnBytes = 2, kFloatBytes = 4, kMostValues = 256;
   const int64_t rows = table.shape[0], cols = table.shape[1];
   const bool has_codes = is_shared(table) && table.group == 0;
   const int64_t entry_bytes = kColumnBytes + (has_codes ? 1 : kFloatBytes);
   const auto sparse = static_cast<int64_t>(sizeof(Csr16Header)) +
                       kStartBytes * (rows * csr16_panels(cols) + 1) + entry_bytes * table.kept +
                       kFloatBytes * (has_codes ? table.centroids : 0);
-  const int64_t zero = table.kept < table.numel ? 1 : 0;
-  if (!has_codes || table.centroids + zero > kLutCodes) return sparse;
-  const int64_t blocks = (cols + kLutColumns - 1) / kLutColumns;
-  const auto lut = static_cast<int64_t>(sizeof(LutHeader)) + kFloatBytes * kLutCodes +
-                   kLutBlockBytes * rows * blocks;
-  return std::min(sparse, lut);
+  const int64_t values = table.centroids + (table.kept < table.numel ? 1 : 0);
+  if (!has_codes || values > kMostValues) return sparse;
+  return std::min(sparse, lut_bytes(rows, cols, values));
 }
 
 }  // namespace

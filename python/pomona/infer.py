@@ -356,16 +356,19 @@ def _decide(layer: _Layer, precision: Precision, verify: float) -> tuple[PackRow
 @torch.no_grad()
 def _errors(layer: _Layer, packed: Sequence[nn.Module]) -> list[float]:
     """The largest change of an output, beside the largest output, of each."""
-    expected = [tensor.double() for tensor in layer.run(layer.module)]
-    errors = []
-    for module in packed:
-        worst = 0.0
-        for one, other in zip(layer.run(module), expected, strict=True):
-            change = (one.double() - other).abs().max().item() if other.numel() else 0.0
-            largest = other.abs().max().item() if other.numel() else 0.0
-            worst = max(worst, change / largest if largest > 0 else change)
-        errors.append(worst)
-    return errors
+    expected = layer.run(layer.module)
+    return [max(map(_error, layer.run(module), expected), default=0.0) for module in packed]
+
+
+def _error(output: torch.Tensor, expected: torch.Tensor) -> float:
+    """Infinite where only one of them is NaN or infinite."""
+    if not expected.numel():
+        return 0.0
+    output, expected = output.double(), expected.double()
+    is_same = (output == expected) | (output.isnan() & expected.isnan())
+    change = torch.where(is_same, 0.0, (output - expected).abs()).nan_to_num(nan=torch.inf).max()
+    largest = torch.where(expected.isfinite(), expected.abs(), 0.0).max()
+    return (change / largest if largest > 0 else change).item()
 
 
 @torch.no_grad()

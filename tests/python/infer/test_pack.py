@@ -119,6 +119,24 @@ def test_a_layer_whose_outputs_would_change_too_much_stays(monkeypatch):
 
 
 @pytest.mark.usefixtures("packed_wins")
+def test_a_layer_whose_outputs_would_become_nan_stays(monkeypatch):
+    monkeypatch.setattr(PackedLinear, "forward", lambda self, x: torch.full((1, 30), torch.nan))
+    report = pomona.pack_(nn.Sequential(nn.Linear(20, 30)), torch.randn(1, 20))
+    assert report.packed == []
+    assert report.rows[0].error == torch.inf
+
+
+@pytest.mark.usefixtures("packed_wins")
+def test_a_layer_given_nan_is_compared_where_it_is_not_nan():
+    model = shared_net()
+    x = torch.randn(2, 20)
+    x[0, 3] = torch.nan
+    report = pomona.pack_(model, x)
+    assert report.rows[0].choice == "packed"
+    assert report.rows[0].error <= 1e-6
+
+
+@pytest.mark.usefixtures("packed_wins")
 def test_a_precision_that_the_processor_lacks_is_done_in_fp32_and_said_once(monkeypatch, caplog):
     monkeypatch.setattr(infer._C, "fast_precisions", lambda: ["fp32"])
     _packed_linear._say_once.cache_clear()

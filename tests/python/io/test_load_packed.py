@@ -71,18 +71,18 @@ def test_the_loaded_model_computes_the_same(trained, path, make, layout):
 
 
 def test_a_precision_that_a_layer_cannot_have_becomes_fp32(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(pomona._C, "fast_precisions", lambda: ["fp32", "int8"])
+    monkeypatch.setattr(pomona._C, "fast_precisions", lambda: ["fp32", "fixed16"])
     trained.last.weight.data[:, ::3] = 0  # pruned, with too many values for slots
     trained.last.weight.data[:, 1::3] = 0
     pomona.save(trained, tmp_path / "other.pomona")
     model = on_meta()
-    assert pomona.load_packed_(model, tmp_path / "other.pomona", precision="int8") == [
+    assert pomona.load_packed_(model, tmp_path / "other.pomona", precision="fixed16") == [
         "hidden",
         "last",
     ]
-    assert (model.hidden.precision, model.last.precision) == ("int8", "fp32")
-    with pytest.raises(InvalidArgument, match=r"`last.weight` to fit pgv in int8"):
-        pomona.load_packed_(on_meta(), tmp_path / "other.pomona", precision="int8", layout="pgv")
+    assert (model.hidden.precision, model.last.precision) == ("fixed16", "fp32")
+    with pytest.raises(InvalidArgument, match=r"`last.weight` to fit pgv in fixed16"):
+        pomona.load_packed_(on_meta(), tmp_path / "other.pomona", precision="fixed16", layout="pgv")
 
 
 def test_a_precision_that_the_processor_lacks_becomes_fp32(path, monkeypatch):
@@ -96,7 +96,7 @@ def test_a_precision_that_the_processor_lacks_becomes_fp32(path, monkeypatch):
     ("options", "message"),
     [
         ({"precision": "fp8"}, "load_packed_: expected `precision` to be fp32, bf16, fixed16 or"),
-        ({"layout": "csr"}, "expected `layout` to be csr16, pg32, pgv or lut, got csr"),
+        ({"layout": "csr"}, "expected `layout` to be csr16, pg32, pgv, lut or csc16, got csr"),
     ],
 )
 def test_refuses_unknown_options(path, options, message):
