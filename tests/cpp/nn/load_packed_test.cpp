@@ -75,9 +75,9 @@ TEST(LoadPacked, TakesALayoutForLinearLayers) {
   EXPECT_EQ(model[1]->as<pomona::nn::PackedLinearImpl>()->options.layout, pomona::Layout::kCsr16);
   auto other = untrained();
   EXPECT_EQ(error_of([&] {
-              load_packed_(other, folder / "net.pomona", {.layout = pomona::Layout::kLut});
+              load_packed_(other, folder / "net.pomona", {.layout = pomona::Layout::kPgv});
             }).substr(0, 43),
-            "pack: expected `1.weight` to fit lut in fp3");
+            "pack: expected `1.weight` to fit pgv in fp3");
   EXPECT_NE(other[0]->as<torch::nn::EmbeddingImpl>(), nullptr);
 }
 

@@ -180,9 +180,9 @@ TEST(PackedLSTM, RefusesWeightsThatCannotBePacked) {
             "pack: expected `weight` to be float32, float16 or bfloat16, got float64.");
   torch::nn::GRU gru(3, 4);
   EXPECT_EQ(error_of([&] {
-              PackedGRU packed(gru, pomona::Packing{.layout = Layout::kLut});
+              PackedGRU packed(gru, pomona::Packing{.layout = Layout::kPgv});
             }).substr(0, 58),
-            "pack: expected `weight` to fit lut in fp32, got a matrix t");
+            "pack: expected `weight` to fit pgv in fp32, got a matrix t");
   gru->named_parameters()["weight_hh_l0"].data()[0][0] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(error_of([&] { PackedGRU packed(gru); }),
             "pack: expected `weight` to be finite, got NaN or Inf.");
