@@ -6,8 +6,6 @@
 
 #include <immintrin.h>
 
-#include <cstring>
-#include <iterator>
 #include <type_traits>
 
 // Tests compile this file with literal stand-ins for the instructions (tests/isa_emulator), which
@@ -300,11 +298,11 @@ void add_lut_bytes_avx2(const LutView& matrix, const LutRows& rows, const std::b
                         LutByteSums& sums) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(x);
   // Sixteen entries each, twice: vpshufb looks up in both halves.
-  __m256i tables[16];
-  for (size_t t = 0; t < std::size(tables); ++t) {
-    std::memcpy(&tables[t], matrix.codebook->bytes + 16 * t, 16);
-    std::memcpy(reinterpret_cast<std::byte*>(&tables[t]) + 16, &tables[t], 16);
+  std::array<int8_t, 512> twice;
+  for (size_t i = 0; i < twice.size(); ++i) {
+    twice[i] = matrix.codebook->bytes[i / 32 * 16 + i % 16];
   }
+  const auto* tables = reinterpret_cast<const __m256i*>(twice.data());
   with_constants(matrix.header.bits, rows, sums,
                  [&](auto bits, auto count, const uint32_t* const* words, auto* of_rows) {
                    add_bytes_avx2<bits(), count()>(tables, matrix.blocks(), words, bytes, of_rows);
