@@ -18,47 +18,60 @@ constexpr int64_t kAhead = 512;  // elements from here to what is fetched
 
 #if defined(__x86_64__)
 
-RIVALS_TARGET("avx512f") float row_avx512(const float* w, const float* x, int64_t cols) {
-  __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
+// kRows rows at a time: a core keeps several streams in flight, and x is loaded once for all.
+template <int kRows>
+RIVALS_TARGET("avx512f")
+void rows_avx512(const float* w, const float* x, int64_t cols, float* y) {
+  __m512 even[kRows], odd[kRows];
+  for (int r = 0; r < kRows; ++r) even[r] = odd[r] = _mm512_setzero_ps();
   int64_t j = 0;
-  for (; j + 64 <= cols; j += 64) {
-    for (int64_t line = 0; line < 64; line += 16) {
-      _mm_prefetch(reinterpret_cast<const char*>(w + j + kAhead + line), _MM_HINT_T0);
+  for (; j + 32 <= cols; j += 32) {
+    const __m512 x0 = _mm512_loadu_ps(x + j), x1 = _mm512_loadu_ps(x + j + 16);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const float* from = w + r * cols + j;
+      _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(from + kAhead + 16), _MM_HINT_T0);
+      even[r] = _mm512_fmadd_ps(_mm512_loadu_ps(from), x0, even[r]);
+      odd[r] = _mm512_fmadd_ps(_mm512_loadu_ps(from + 16), x1, odd[r]);
     }
-    a = _mm512_fmadd_ps(_mm512_loadu_ps(w + j), _mm512_loadu_ps(x + j), a);
-    b = _mm512_fmadd_ps(_mm512_loadu_ps(w + j + 16), _mm512_loadu_ps(x + j + 16), b);
-    c = _mm512_fmadd_ps(_mm512_loadu_ps(w + j + 32), _mm512_loadu_ps(x + j + 32), c);
-    d = _mm512_fmadd_ps(_mm512_loadu_ps(w + j + 48), _mm512_loadu_ps(x + j + 48), d);
   }
-  alignas(64) float sums[16];
-  _mm512_store_ps(sums, _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
-  float sum = 0;
-  for (const float each : sums) sum += each;
-  for (; j < cols; ++j) sum += w[j] * x[j];
-  return sum;
+  for (int r = 0; r < kRows; ++r) {
+    float lanes[16], sum = 0;
+    _mm512_storeu_ps(lanes, _mm512_add_ps(even[r], odd[r]));
+    for (const float lane : lanes) sum += lane;
+    for (int64_t k = j; k < cols; ++k) sum += w[r * cols + k] * x[k];
+    y[r] = sum;
+  }
 }
 
-RIVALS_TARGET("avx2,fma") float row_avx2(const float* w, const float* x, int64_t cols) {
-  __m256 s[8];
-  for (auto& each : s) each = _mm256_setzero_ps();
+template <int kRows>
+RIVALS_TARGET("avx2,fma")
+void rows_avx2(const float* w, const float* x, int64_t cols, float* y) {
+  __m256 even[kRows], odd[kRows];
+  for (int r = 0; r < kRows; ++r) even[r] = odd[r] = _mm256_setzero_ps();
   int64_t j = 0;
-  for (; j + 64 <= cols; j += 64) {
-    for (int64_t line = 0; line < 64; line += 16) {
-      _mm_prefetch(reinterpret_cast<const char*>(w + j + kAhead + line), _MM_HINT_T0);
-    }
-#pragma GCC unroll 8
-    for (int k = 0; k < 8; ++k) {
-      s[k] = _mm256_fmadd_ps(_mm256_loadu_ps(w + j + 8 * k), _mm256_loadu_ps(x + j + 8 * k), s[k]);
+  for (; j + 16 <= cols; j += 16) {
+    const __m256 x0 = _mm256_loadu_ps(x + j), x1 = _mm256_loadu_ps(x + j + 8);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const float* from = w + r * cols + j;
+      _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
+      even[r] = _mm256_fmadd_ps(_mm256_loadu_ps(from), x0, even[r]);
+      odd[r] = _mm256_fmadd_ps(_mm256_loadu_ps(from + 8), x1, odd[r]);
     }
   }
-  float sum = 0;
-  for (const auto& each : s) {
-    float lanes[8];
-    _mm256_storeu_ps(lanes, each);
-    for (const float lane : lanes) sum += lane;
+  for (int r = 0; r < kRows; ++r) {
+    float sum = 0;
+    const __m256 parts[] = {even[r], odd[r]};
+    for (const __m256& part : parts) {
+      float lanes[8];
+      _mm256_storeu_ps(lanes, part);
+      for (const float lane : lanes) sum += lane;
+    }
+    for (int64_t k = j; k < cols; ++k) sum += w[r * cols + k] * x[k];
+    y[r] = sum;
   }
-  for (; j < cols; ++j) sum += w[j] * x[j];
-  return sum;
 }
 
 #endif
@@ -80,11 +93,14 @@ void stream_sgemv([[maybe_unused]] const float* weight, [[maybe_unused]] const f
                   [[maybe_unused]] int64_t first, [[maybe_unused]] int64_t last,
                   [[maybe_unused]] StreamIsa isa) {
 #if defined(__x86_64__)
-  if (isa == StreamIsa::kAvx512) {
-    for (int64_t r = first; r < last; ++r) y[r] = row_avx512(weight + r * cols, x, cols);
-  } else if (isa == StreamIsa::kAvx2) {
-    for (int64_t r = first; r < last; ++r) y[r] = row_avx2(weight + r * cols, x, cols);
+  const bool is_wide = isa == StreamIsa::kAvx512;
+  if (isa == StreamIsa::kNone) return;
+  int64_t r = first;
+  for (; r + 4 <= last; r += 4) {
+    (is_wide ? rows_avx512<4> : rows_avx2<4>)(weight + r * cols, x, cols, y + r);
   }
+  for (; r < last; ++r)
+    (is_wide ? rows_avx512<1> : rows_avx2<1>)(weight + r * cols, x, cols, y + r);
 #endif
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// A dense product that does nothing but stream: y = W x in float32, each row of W once with four
-// sums (AVX-512 or AVX2), fetched ahead. The bound of what a dense float32 layer can do here.
+// A dense product that does nothing but stream: y = W x in float32, four rows of W at a time
+// (AVX-512 or AVX2), fetched ahead. What a dense float32 layer can do here.
 
 #include <cstdint>
 
