@@ -69,7 +69,7 @@ def measure(candidates: Mapping[str, Candidate], seconds: float) -> Times:
         candidate.run()
         candidate.run()
     end, turns = time.perf_counter() + seconds, 0
-    while turns < 3 or time.perf_counter() < end:
+    while turns < 10 or time.perf_counter() < end:
         turns += 1
         for name, candidate in candidates.items():
             time.sleep(settle)
