@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,23 @@ def in_turns(functions: dict[str, Callable[[], object]], runs: int = 11) -> dict
             if turn >= 2:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(row) for name, row in times.items()}
+
+
+def google_benchmark(
+    program: Path, *arguments: str, repetitions: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Every repetition of every benchmark, as Google Benchmark tells it, and the compiler."""
+    options = [
+        f"--benchmark_repetitions={repetitions}",
+        "--benchmark_enable_random_interleaving=true",
+        "--benchmark_min_time=0.1",
+        "--benchmark_format=json",
+    ]
+    command = [program, *options, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(result.stdout)
+    runs = [each for each in told["benchmarks"] if each["run_type"] == "iteration"]
+    return runs, told["context"]["compiler"]
 
 
 def machine() -> str:

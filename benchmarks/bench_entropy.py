@@ -6,33 +6,17 @@ process; the least CPU time of each counts.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from _measure import machine, write_table
+from _measure import google_benchmark, machine, write_table
 
 ORDER = ("huffman", "rans-avx512", "rans-avx2", "rans-portable", "zstd-huff0")
 GENERAL = ("gzip-9", "xz-6", "zstd-19")  # encoded only
-REPETITIONS = 5
 
 
-def run(program: Path) -> tuple[list[dict[str, object]], str]:
-    """Every repetition of every benchmark, as Google Benchmark tells it, and the compiler."""
-    options = [
-        f"--benchmark_repetitions={REPETITIONS}",
-        "--benchmark_enable_random_interleaving=true",
-        "--benchmark_min_time=0.1",
-        "--benchmark_format=json",
-    ]
-    result = subprocess.run([program, *options], capture_output=True, text=True, check=True)
-    told = json.loads(result.stdout)
-    runs = [each for each in told["benchmarks"] if each["run_type"] == "iteration"]
-    return runs, told["context"]["compiler"]
-
-
-def rows(runs: list[dict[str, object]]) -> list[list[str]]:
+def rows(runs: list[dict[str, Any]]) -> list[list[str]]:
     """A row for each source and coder: bits, entropy, and the best speeds."""
     best: dict[tuple[str, str, str], dict[str, float]] = {}
     for each in runs:
@@ -64,7 +48,7 @@ def main() -> None:
     if len(sys.argv) != 2:
         print("bench_entropy: Google Benchmark is not installed; nothing to run")
         return
-    runs, compiler = run(Path(sys.argv[1]))
+    runs, compiler = google_benchmark(Path(sys.argv[1]), repetitions=5)
     columns = ["source", "coder", "bits", "entropy", "encode Gsymbol/s", "decode Gsymbol/s"]
     write_table(
         "entropy",

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 namespace pomona::isa_emulator {
@@ -62,6 +63,9 @@ float lane(const Floats& v, int i) {
 }
 inline float widened(uint16_t half) {
   return std::bit_cast<float>(uint32_t{half} << 16);
+}
+inline void check_aligned(const void* address) {
+  if (std::bit_cast<uintptr_t>(address) % 64 != 0) std::abort();
 }
 // Round to nearest even; denormals are taken as zero, as the instruction does.
 inline uint16_t narrowed(float value) {
@@ -132,6 +136,15 @@ inline void _mm512_storeu_si512(void* to, const __m512i& v) {
 }
 inline void _mm512_storeu_ps(void* to, const __m512& v) {
   std::memcpy(to, &v, sizeof v);
+}
+// Those that fault unless aligned.
+inline __m512i _mm512_load_si512(const void* from) {
+  pomona::isa_emulator::check_aligned(from);
+  return _mm512_loadu_si512(from);
+}
+inline void _mm512_store_ps(void* to, const __m512& v) {
+  pomona::isa_emulator::check_aligned(to);
+  _mm512_storeu_ps(to, v);
 }
 inline void _mm_storeu_si128(__m128i* to, const __m128i& v) {
   std::memcpy(to, &v, sizeof v);
