@@ -18,8 +18,11 @@ OURS = {
     "pg32, bf16 x": ("pg32", "bf16", True),
     "pgv fixed16": ("pgv", "fixed16", False),
     "pgv int8": ("pgv", "int8", False),
+    "csc16": ("csc16", "fp32", False),
     "lut": ("lut", "fp32", False),  # the dense 4-bit table
+    "lut int8": ("lut", "int8", False),
 }
+ALWAYS = ("lut int8",)  # fast with AVX2 too
 ALLOWED = {"fp32": 1e-4, "bf16": 2e-2, "fixed16": 1e-4, "int8": 0.1}
 
 
@@ -31,11 +34,16 @@ def ours(weight_of: Callable[[bool], torch.Tensor], x: torch.Tensor) -> dict[str
         group = {
             name: packed(weight, x, layout, precision)
             for name, (layout, precision, bfloat16) in OURS.items()
-            if bfloat16 == rounded and precision in _C.fast_precisions()
+            if bfloat16 == rounded and is_fast(name)
         }
         check(group, weight, x)
         found |= group
     return {name: found[name] for name in OURS if name in found}
+
+
+def is_fast(name: str) -> bool:
+    """Whether this processor has instructions for a row."""
+    return OURS[name][1] in _C.fast_precisions() or name in ALWAYS
 
 
 def packed(weight: torch.Tensor, x: torch.Tensor, layout: str, precision: str) -> Candidate:
@@ -46,7 +54,4 @@ def packed(weight: torch.Tensor, x: torch.Tensor, layout: str, precision: str) -
 
 def skipped() -> dict[str, str]:
     """The rows that are left out, and why."""
-    slow = {
-        name for name, (_, precision, _) in OURS.items() if precision not in _C.fast_precisions()
-    }
-    return {name: "skipped: no instructions for it" for name in sorted(slow)}
+    return {name: "skipped: no instructions for it" for name in sorted(OURS) if not is_fast(name)}

@@ -4,7 +4,7 @@
 
 The program (benchmarks/bench_pack.cpp; `make bench` builds it where Google Benchmark is) packs the
 nine layers of EIE and the shapes of language models from a `Weight`, in every layout, for best and
-quickly (a nonzero takes the first free slot, none is moved); the least CPU time of three counts.
+quickly (one view, each nonzero to the next slot); the least CPU time of three counts.
 Without the program only the second table is made.
 
 The second: AlexNet's three fully-connected layers (9, 9, 25 % of the weights, 15 values) are saved

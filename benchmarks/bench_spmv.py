@@ -62,8 +62,8 @@ def ratios(threads: int, times: dict[str, Times]) -> list[list[object]]:
 
 
 def rivals_of(names: dict[str, None]) -> list[str]:
-    """The columns of the ratios; `lut` is ours and, as the dense table, a rival of the others."""
-    return [name for name in names if name not in OURS] + ["lut"]
+    """The columns of the ratios; `lut` is ours and, as the dense table, a rival."""
+    return [name for name in names if name not in OURS] + ["lut", "lut int8"]
 
 
 def main() -> None:
