@@ -30,6 +30,7 @@
 
 #include "pomona/export.h"
 #include "pomona/packed.h"
+#include "pomona/parallel.h"
 
 #include "infer/packed_header.h"
 #include "infer/pg_schedule.h"
@@ -135,10 +136,11 @@ POMONA_API std::string why_not_pg(const Weight& matrix, PackedForm form, Precisi
 // kThorough fills slots best; kQuick packs with one view, in a fraction of the time.
 enum class PgEffort : uint8_t { kQuick, kThorough };
 
-// The bytes of a matrix. REQUIRES: why_not_pg() is empty.
+// The bytes of a matrix, the same on any threads. REQUIRES: why_not_pg() is empty.
 POMONA_API std::vector<std::byte> pack_pg(const Weight& matrix, PackedForm form,
                                           Precision precision,
-                                          PgEffort effort = PgEffort::kThorough);
+                                          PgEffort effort = PgEffort::kThorough,
+                                          const ParallelFor& parallel_for = {});
 
 // The header, when the buffer is long enough, aligned, of this version and exactly this long; the
 // sections are within it. O(1). Throws InvalidArgument.

@@ -13,7 +13,7 @@ namespace pomona::nn {
 inline PackedLinear pack_projection(const at::Tensor& weight, const at::Tensor& bias,
                                     Packing packing) {
   if (!weight.is_cpu() && !packing.layout) packing.layout = Layout::kCsr16;
-  PackedLinear layer(pack_fastest(to_weight("weight", weight), packing), bias);
+  PackedLinear layer(pack_fastest(to_weight("weight", weight), packing, torch_threads()), bias);
   layer->to(weight.device());
   return layer;
 }

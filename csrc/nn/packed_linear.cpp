@@ -35,7 +35,8 @@ PackedLinearImpl::PackedLinearImpl(const Packed& matrix, const at::Tensor& bias_
 
 PackedLinearImpl::PackedLinearImpl(const at::Tensor& weight, const at::Tensor& bias_or_none,
                                    const PackOptions& packing, bool relu)
-    : PackedLinearImpl(pack(to_weight("weight", weight), packing), bias_or_none, relu) {
+    : PackedLinearImpl(pack(to_weight("weight", weight), packing, torch_threads()), bias_or_none,
+                       relu) {
   options = packing;
   to(weight.device());
 }
@@ -69,7 +70,7 @@ at::Tensor PackedLinearImpl::forward(const at::Tensor& input) {
 }
 
 void PackedLinearImpl::pack_weight_(const at::Tensor& weight) {
-  const auto matrix = pack(to_weight("weight", weight), options);
+  const auto matrix = pack(to_weight("weight", weight), options, torch_threads());
   check_shape("PackedLinear", "weight", matrix, out_features, in_features);
   packed.set_data(to_tensor(matrix).to(packed.device()));
 }

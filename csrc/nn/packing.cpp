@@ -42,11 +42,13 @@ Precision fast_or_float32(Precision precision) {
   return is_fast ? precision : Precision::kFloat32;
 }
 
-Packed pack_fastest(const Weight& weight, const Packing& packing) {
+Packed pack_fastest(const Weight& weight, const Packing& packing, const ParallelFor& parallel_for) {
   if (packing.layout) {
-    return pack(weight, {.layout = *packing.layout, .precision = packing.precision});
+    return pack(weight, {.layout = *packing.layout, .precision = packing.precision}, parallel_for);
   }
-  if (const auto found = likely_fastest(weight, packing.precision)) return pack(weight, *found);
+  if (const auto found = likely_fastest(weight, packing.precision)) {
+    return pack(weight, *found, parallel_for);
+  }
   // Its error says why not.
   const bool is_tiles = packing.precision == Precision::kBFloat16;
   return pack(weight,
@@ -56,10 +58,9 @@ Packed pack_fastest(const Weight& weight, const Packing& packing) {
 Packed read_packed(const FileReader& reader, std::string_view name, const Packing& packing,
                    const ParallelFor& parallel_for) {
   const Weight weight = reader.read(name, parallel_for);
-  if (packing.layout || likely_fastest(weight, packing.precision)) {
-    return pack_fastest(weight, packing);
-  }
-  return pack_fastest(weight);
+  if (packing.layout) return pack_fastest(weight, packing, parallel_for);
+  const auto found = likely_fastest(weight, packing.precision);
+  return found ? pack(weight, *found, parallel_for) : pack_fastest(weight, {}, parallel_for);
 }
 
 Packed read_packed_rows(const FileReader& reader, std::string_view name,

@@ -31,7 +31,8 @@ void bind_infer(py::module_& m) {
       "pack",
       [](const at::Tensor& weight, const std::string& name, const std::string& layout,
          const std::string& precision, bool is_quick) {
-        return to_tensor(pack(to_weight(name, weight), options_of(layout, precision, is_quick)));
+        return to_tensor(pack(to_weight(name, weight), options_of(layout, precision, is_quick),
+                              torch_threads()));
       },
       py::arg("weight"), py::arg("name"), py::arg("layout") = "csr16",
       py::arg("precision") = "fp32", py::arg("is_quick") = false, ReleaseGil(),

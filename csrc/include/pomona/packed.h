@@ -61,7 +61,9 @@ struct PackOptions {
 // values and the zero; pg32 63 in bfloat16 pairs), a few rare values beside; lut one of up to 256
 // values, zero among them (bfloat16: 16). Throws InvalidArgument, naming the weight, for another
 // dtype or number of dimensions, for NaN or Inf, and for a layout that cannot hold it.
-POMONA_API Packed pack(const Weight& weight, const PackOptions& options = {});
+// pg32 and pgv are packed on the threads of `parallel_for`, to the same bytes on any.
+POMONA_API Packed pack(const Weight& weight, const PackOptions& options = {},
+                       const ParallelFor& parallel_for = {});
 // Why a layout cannot hold a weight that pack() can take as csr16; empty when it can.
 POMONA_API std::string why_not_packed(const Weight& weight, const PackOptions& options);
 // The layouts that can hold it in this precision, the one that is likely fastest on this machine

@@ -23,7 +23,8 @@ POMONA_API Precision fast_or_float32(Precision precision);
 
 // pack() in the layout of `packing`. Throws InvalidArgument as pack(), also where no layout can
 // hold the matrix in this precision.
-POMONA_API Packed pack_fastest(const Weight& weight, const Packing& packing = {});
+POMONA_API Packed pack_fastest(const Weight& weight, const Packing& packing = {},
+                               const ParallelFor& parallel_for = {});
 
 // A matrix of a file as packed bytes; the dense weight is never made. Where no layout was chosen
 // and none can hold it in this precision, in float32. Throws as pack_fastest() and

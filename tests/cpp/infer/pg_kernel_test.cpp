@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <random>
@@ -229,6 +230,22 @@ TEST(PgKernel, EqualsADenseProductPackedInAHurry) {
           }
         }
       }
+    }
+  }
+}
+
+TEST(PgPack, TheThreadsDoNotShow) {
+  // In any order: the last part first.
+  const pomona::ParallelFor backwards = [](int64_t count,
+                                           const std::function<void(int64_t)>& task) {
+    for (int64_t i = count - 1; i >= 0; --i) task(i);
+  };
+  const auto weight = random_matrix(1700, 300, 0.2, 30).weight();
+  for (const auto kind : kKinds) {
+    if (!pomona::why_not_pg(weight, kind.form, kind.precision).empty()) continue;
+    for (const auto effort : {PgEffort::kQuick, PgEffort::kThorough}) {
+      EXPECT_EQ(pomona::pack_pg(weight, kind.form, kind.precision, effort, backwards),
+                pomona::pack_pg(weight, kind.form, kind.precision, effort));
     }
   }
 }
