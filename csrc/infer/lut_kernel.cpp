@@ -72,60 +72,56 @@ void lay_bytes(const LutView& matrix, std::span<const float> x, UnsignedScale un
   });
 }
 
-void add_floats_plainly(const LutView& matrix, const LutRows& rows, const std::byte* plane,
-                        LutFloatSums& sums) {
-  const auto* x = reinterpret_cast<const float*>(plane);
-  const int bits = matrix.header.bits;
+// Calls add(sums of the row, element of the plane, its column in the block, code) for every weight;
+// column_of(matrix, element of a block) is as in lay_plane.
+template <class Sums, class Column, class Add>
+void for_each_code(const LutView& matrix, const LutRows& rows, Sums& sums, const Column& column_of,
+                   const Add& add) {
   const int64_t block_cols = matrix.block_cols();
   for (int r = 0; r < rows.count; ++r) {
     auto& of_row = sums[static_cast<size_t>(r)];
     of_row.fill(0);
     for (int64_t i = 0; i < padded_cols(matrix); ++i) {
-      const int64_t s = i % block_cols / 16, lane = i % 16;
-      const uint32_t code = rows.words[r][i / block_cols * kLutWords + lane] >> (bits * s) & 255;
-      auto& sum = of_row[static_cast<size_t>(s % 2 * 16 + lane)];
-      sum = std::fma(matrix.codebook->values[code], x[i], sum);
+      const int64_t column = column_of(matrix, i % block_cols);
+      const uint32_t word = rows.words[r][i / block_cols * kLutWords + column % 16];
+      add(of_row, i, column, word >> (matrix.header.bits * (column / 16)) & 255);
     }
   }
+}
+
+void add_floats_plainly(const LutView& matrix, const LutRows& rows, const std::byte* plane,
+                        LutFloatSums& sums) {
+  const auto* x = reinterpret_cast<const float*>(plane);
+  const auto in_order = [](const LutView&, int64_t e) { return e; };
+  for_each_code(matrix, rows, sums, in_order,
+                [&](auto& of_row, int64_t i, int64_t column, uint32_t code) {
+                  auto& sum = of_row[static_cast<size_t>(column % 32)];
+                  sum = std::fma(matrix.codebook->values[code], x[i], sum);
+                });
 }
 
 // Products of bfloat16 are exact in float32; the order of a pair is not that of every machine.
 void add_halves_plainly(const LutView& matrix, const LutRows& rows, const std::byte* plane,
                         LutFloatSums& sums) {
   const auto* x = reinterpret_cast<const uint16_t*>(plane);
-  const int bits = matrix.header.bits;
-  const int64_t block_cols = matrix.block_cols(), low_at = padded_cols(matrix);
-  for (int r = 0; r < rows.count; ++r) {
-    auto& of_row = sums[static_cast<size_t>(r)];
-    of_row.fill(0);
-    for (int64_t i = 0; i < padded_cols(matrix); ++i) {
-      const int64_t column = half_column(matrix, i % block_cols);
-      const uint32_t word = rows.words[r][i / block_cols * kLutWords + column % 16];
-      const float w = float_from_bfloat16(
-          bfloat16_from_float(matrix.codebook->values[word >> (bits * (column / 16)) & 255]));
-      auto& high = of_row[static_cast<size_t>(column % 16)];
-      auto& low = of_row[static_cast<size_t>(16 + column % 16)];
-      high = std::fma(float_from_bfloat16(x[i]), w, high);
-      if (has_low_plane(matrix)) low = std::fma(float_from_bfloat16(x[low_at + i]), w, low);
-    }
-  }
+  const int64_t low_at = padded_cols(matrix);
+  for_each_code(
+      matrix, rows, sums, half_column, [&](auto& of_row, int64_t i, int64_t column, uint32_t code) {
+        const float w = float_from_bfloat16(bfloat16_from_float(matrix.codebook->values[code]));
+        auto& high = of_row[static_cast<size_t>(column % 16)];
+        auto& low = of_row[static_cast<size_t>(16 + column % 16)];
+        high = std::fma(float_from_bfloat16(x[i]), w, high);
+        if (has_low_plane(matrix)) low = std::fma(float_from_bfloat16(x[low_at + i]), w, low);
+      });
 }
 
 void add_bytes_plainly(const LutView& matrix, const LutRows& rows, const std::byte* plane,
                        LutByteSums& sums) {
   const auto* x = reinterpret_cast<const uint8_t*>(plane);
-  const int bits = matrix.header.bits;
-  const int64_t block_cols = matrix.block_cols();
-  for (int r = 0; r < rows.count; ++r) {
-    auto& of_row = sums[static_cast<size_t>(r)];
-    of_row.fill(0);
-    for (int64_t i = 0; i < padded_cols(matrix); ++i) {
-      const int64_t column = byte_column(matrix, i % block_cols);
-      const uint32_t word = rows.words[r][i / block_cols * kLutWords + column % 16];
-      of_row[static_cast<size_t>(column % 16)] +=
-          int32_t{x[i]} * matrix.codebook->bytes[word >> (bits * (column / 16)) & 255];
-    }
-  }
+  for_each_code(
+      matrix, rows, sums, byte_column, [&](auto& of_row, int64_t i, int64_t column, uint32_t code) {
+        of_row[static_cast<size_t>(column % 16)] += int32_t{x[i]} * matrix.codebook->bytes[code];
+      });
 }
 
 void add_floats(Isa isa, const LutView& matrix, const LutRows& rows, const LutInput& input,

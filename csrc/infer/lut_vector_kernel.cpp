@@ -3,23 +3,11 @@
 #if defined(__x86_64__)
 
 #include "base/float16.h"
+#include "infer/vector_targets.h"
 
 #include <immintrin.h>
 
 #include <type_traits>
-
-// Tests compile this file with literal stand-ins for the instructions (tests/isa_emulator), which
-// need no target.
-#if defined(POMONA_EMULATED_ISA)
-#define POMONA_TARGET(features)
-#else
-#define POMONA_TARGET(features) __attribute__((target(features)))
-#endif
-#define POMONA_AVX2 POMONA_TARGET("avx2,fma")
-#define POMONA_AVX512 POMONA_TARGET("avx512f,avx512bw,avx512vl,avx512dq")
-#define POMONA_BFLOAT16 POMONA_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
-#define POMONA_VNNI POMONA_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")
-#define POMONA_INLINE __attribute__((always_inline)) inline
 
 namespace pomona {
 namespace {

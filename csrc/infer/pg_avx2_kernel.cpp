@@ -5,14 +5,9 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
+#include "infer/vector_targets.h"
 
-#if defined(POMONA_EMULATED_ISA)  // tests/isa_emulator needs no target
-#define POMONA_AVX2
-#else
-#define POMONA_AVX2 __attribute__((target("avx2,fma")))
-#endif
-#define POMONA_INLINE __attribute__((always_inline)) inline
+#include <immintrin.h>
 
 namespace pomona {
 namespace {

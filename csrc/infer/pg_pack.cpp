@@ -1,8 +1,7 @@
 // pack_pg: from a matrix to the bytes of pg_layout.h.
 
-#include "base/float16.h"
 #include "base/text.h"
-#include "infer/fixed_point.h"
+#include "infer/pg_codebook.h"
 #include "infer/pg_lanes.h"
 #include "infer/pg_layout.h"
 #include "infer/pg_placement.h"
@@ -48,7 +47,7 @@ class Packer {
         views_(effort == PgEffort::kQuick ? 1 : 2) {
     rows_ = matrix.shape[0], cols_ = matrix.shape[1];
     entries_ = make_pg_entries(matrix, shape_.codes);
-    codebook_ = make_codebook();
+    codebook_ = make_pg_codebook(entries_.code_values, form, precision);
     deal_ = deal_pg_lanes(entries_);
     choose_fill();
     add_groups(parallel_for);
@@ -93,7 +92,6 @@ class Packer {
         .subspan(static_cast<size_t>(lane.begin), static_cast<size_t>(lane.size()));
   }
   void leave_out_without_code(const PgLane& lane, Part& part, std::vector<Spill>& spilled) const;
-  PgCodebook make_codebook() const;
   // A code's value in units of the scale.
   int32_t fixed_point(uint8_t code) const {
     const int32_t high = codebook_.byte_high[code];
@@ -306,34 +304,6 @@ void Packer::add_groups(const ParallelFor& parallel_for) {
   const auto count = std::ssize(parts_);
   if (parallel_for && count > 1) return parallel_for(count, add_part);
   for (int64_t p = 0; p < count; ++p) add_part(p);
-}
-
-PgCodebook Packer::make_codebook() const {
-  PgCodebook book{};
-  float largest = 0;
-  for (const float value : entries_.code_values) largest = std::max(largest, std::abs(value));
-  const bool is_int8 = precision_ == Precision::kInt8;
-  book.scale = signed_scale(precision_, largest);
-  for (size_t c = 0; c < entries_.code_values.size(); ++c) {
-    const float value = entries_.code_values[c];
-    book.values[c] = value;
-    book.high[c] = bfloat16_from_float(value);
-    book.low[c] = bfloat16_from_float(value - float_from_bfloat16(book.high[c]));
-    if (float_from_bfloat16(book.low[c]) != 0) book.has_low = 1;
-    if (form_ != PackedForm::kBytes) continue;
-    const auto whole = static_cast<int>(std::lrint(value / book.scale));
-    const int high = is_int8 ? whole : (whole + 128) >> 8;
-    book.byte_high[c] = static_cast<int8_t>(high);
-    book.byte_low[c] = static_cast<int8_t>(is_int8 ? 0 : whole - 256 * high);
-  }
-  // The permute looks at six bits of a code, of which only four or five are its own: repeat.
-  const size_t period = entries_.code_values.size() <= 16 ? 16 : 32;
-  for (size_t c = period; form_ == PackedForm::kBytes && c < 64; ++c) {
-    book.byte_high[c] = book.byte_high[c - period];
-    book.byte_low[c] = book.byte_low[c - period];
-  }
-  book.codes = static_cast<uint32_t>(entries_.code_values.size());
-  return book;
 }
 
 int64_t rounded(int64_t bytes) {
