@@ -22,7 +22,6 @@ OURS = {
     "lut": ("lut", "fp32", False),  # the dense 4-bit table
     "lut int8": ("lut", "int8", False),
 }
-ALWAYS = ("lut int8",)  # fast with AVX2 too
 ALLOWED = {"fp32": 1e-4, "bf16": 2e-2, "fixed16": 1e-4, "int8": 0.1}
 
 
@@ -43,7 +42,7 @@ def ours(weight_of: Callable[[bool], torch.Tensor], x: torch.Tensor) -> dict[str
 
 def is_fast(name: str) -> bool:
     """Whether this processor has instructions for a row."""
-    return OURS[name][1] in _C.fast_precisions() or name in ALWAYS
+    return OURS[name][1] in _C.fast_precisions()
 
 
 def packed(weight: torch.Tensor, x: torch.Tensor, layout: str, precision: str) -> Candidate:

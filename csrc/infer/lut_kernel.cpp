@@ -141,6 +141,15 @@ void add_floats(Isa isa, const LutView& matrix, const LutRows& rows, const LutIn
           : add_floats_plainly(matrix, rows, input.plane, sums);
 }
 
+// Whether x in bytes has a sign, as the AVX2 form takes it: they are then 128 less.
+bool is_signed(Isa isa) {
+#if defined(__x86_64__)
+  return isa >= Isa::kAvx2 && isa < Isa::kAvx512Vnni;
+#else
+  return static_cast<void>(isa), false;
+#endif
+}
+
 void add_bytes(Isa isa, const LutView& matrix, const LutRows& rows, const LutInput& input,
                LutByteSums& sums) {
 #if defined(__x86_64__)
@@ -174,8 +183,8 @@ int64_t lut_input_bytes(const LutView& matrix) {
   return padded_cols(matrix) * static_cast<int64_t>(sizeof(float));  // the most of any form
 }
 
-LutInput make_lut_input(const LutView& matrix, std::span<const float> x,
-                        std::span<std::byte> plane) {
+LutInput make_lut_input(const LutView& matrix, std::span<const float> x, std::span<std::byte> plane,
+                        Isa isa) {
   if (matrix.form() == PackedForm::kFloat32) return lay_floats(matrix, x, plane);
   const bool is_half = matrix.form() == PackedForm::kBFloat16;
   float low = 0, high = 0;
@@ -191,6 +200,7 @@ LutInput make_lut_input(const LutView& matrix, std::span<const float> x,
     lay_halves(matrix, x, plane.data());
   } else {
     input.units = unsigned_scale(matrix.precision(), low, high);
+    if (is_signed(resolve_isa(isa))) input.units.offset -= 128;
     lay_bytes(matrix, x, input.units, plane.data());
   }
   return input;

@@ -26,7 +26,7 @@ namespace pomona {
 //   kBFloat16  vectors of 32 halves, 2 l and 2 l + 1 of vector s: columns 16 s + l and B / 2 more.
 //              A second plane has what the first leaves of x, but not for Precision::kBFloat16
 //   kBytes     vectors of 64 bytes, one for each code of a byte: byte 4 l + k of vector q is that
-//              of column 16 (8 / bits * k + q) + l, x / scale + offset
+//              of column 16 (8 / bits * k + q) + l, x / scale + offset; with a sign for AVX2
 struct LutInput {
   PackedForm form = PackedForm::kFloat32;  // kFloat32 as well where x is not for the matrix's own:
                                            // NaN, Inf, denormals
@@ -37,15 +37,15 @@ struct LutInput {
 // Bytes that make_lut_input writes.
 POMONA_API int64_t lut_input_bytes(const LutView& matrix);
 
-// REQUIRES: x.size() == cols; plane.size() == lut_input_bytes(), 64-byte aligned.
+// REQUIRES: x.size() == cols; plane.size() == lut_input_bytes(), 64-byte aligned; has_isa(isa).
 POMONA_API LutInput make_lut_input(const LutView& matrix, std::span<const float> x,
-                                   std::span<std::byte> plane);
+                                   std::span<std::byte> plane, Isa isa = Isa::kBest);
 
 // y[r] for the rows of the range; bias [rows] or null; then 0 where that is negative if has_relu.
 // kFloat32: lane l of 16 takes the columns l modulo 16, those of even s in one accumulator and of
 // odd s in another, fused; both are added, then lanes l and l + 8, l + 4, l + 2, l + 1.
 // kBFloat16: sums of exact products in float32, in an order of the machine's. kBytes: exact.
-// REQUIRES: has_isa(isa).
+// REQUIRES: has_isa(isa), for which the input was made.
 POMONA_API void multiply_lut(const LutView& matrix, const LutInput& input, const float* bias,
                              bool has_relu, float* y, RowRange range, Isa isa = Isa::kBest);
 

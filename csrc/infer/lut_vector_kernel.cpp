@@ -3,10 +3,12 @@
 #if defined(__x86_64__)
 
 #include "base/float16.h"
+#include "infer/byte_planes.h"
 #include "infer/vector_targets.h"
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <type_traits>
 
 namespace pomona {
@@ -73,42 +75,81 @@ POMONA_AVX512 void add_floats_avx512(const float* values, int64_t blocks,
   }
 }
 
-// A table of 16 floats is two registers, chosen by the fourth bit.
-template <int kBits>
-POMONA_AVX2 POMONA_INLINE __m256 values_of(__m256i codes, __m256 low, __m256 high,
-                                           const float* values) {
-  if constexpr (kBits < 8) {
-    static_cast<void>(values);
-    const __m256 fourth = _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28));
-    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, codes),
-                            _mm256_permutevar8x32_ps(high, codes), fourth);
-  } else {
-    static_cast<void>(low), static_cast<void>(high);
-    return _mm256_i32gather_ps(values, _mm256_and_si256(codes, _mm256_set1_epi32(255)), 4);
-  }
+// The first 16 values.
+POMONA_AVX2 std::array<std::byte, 64> planes_of(const float* values) {
+  alignas(64) std::array<std::byte, 64> planes;
+  split_planes(reinterpret_cast<const std::byte*>(values), planes.data());
+  return planes;
 }
 
-template <int kBits>
-POMONA_AVX2 void add_floats_avx2(const float* values, int64_t blocks, const uint32_t* words,
+// Codes of two or four bits, in two halves of a block. Looked up byte by byte in planes of the
+// codebook; vpshufb first brings the bytes of four words that are codes of neighbouring columns
+// together. kIsHalf: the low two bytes of all values are 0.
+template <int kBits, bool kIsHalf>
+POMONA_AVX2 void add_floats_avx2(const std::byte* book, int64_t blocks, const uint32_t* words,
                                  const float* x, std::array<float, 32>& sums) {
-  constexpr int kCodes = 32 / kBits;
-  const __m256 low = _mm256_loadu_ps(values), high = _mm256_loadu_ps(values + 8);
-  for (int half = 0; half < 2; ++half) {
-    __m256 totals[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (int64_t b = 0; b < blocks; ++b) {
-      const auto* at = reinterpret_cast<const __m256i*>(words + b * kLutWords + 8 * half);
-      const __m256i of_block = _mm256_loadu_si256(at);
-      const float* inputs = x + b * 16 * kCodes + 8 * half;
-#pragma GCC unroll 16
-      for (int s = 0; s < kCodes; ++s) {
-        const __m256i codes = _mm256_srli_epi32(of_block, kBits * s);
-        totals[s % 2] = _mm256_fmadd_ps(values_of<kBits>(codes, low, high, values),
-                                        _mm256_loadu_ps(inputs + s * 16), totals[s % 2]);
+  constexpr int kFields = 8 / kBits;  // of a byte
+  const __m256i by_byte = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,  //
+                                           0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m256i mask = _mm256_set1_epi8((1 << kBits) - 1);
+  __m256 totals[2][2];
+  for (auto& total : totals) total[0] = total[1] = _mm256_setzero_ps();
+  for (int64_t b = 0; b < blocks; ++b, words += kLutWords, x += 64 * kFields) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const auto* at = reinterpret_cast<const __m256i*>(words + 8 * half);
+      const __m256i codes = _mm256_shuffle_epi8(_mm256_loadu_si256(at), by_byte);
+#pragma GCC unroll 2
+      for (int parity = 0; parity < 2; ++parity) {
+        __m256 w[kFields / 2][4];
+#pragma GCC unroll 2
+        for (int f = 0; f < kFields / 2; ++f) {
+          const __m256i index =
+              _mm256_and_si256(_mm256_srli_epi16(codes, kBits * (2 * f + parity)), mask);
+          __m256i planes[4];
+#pragma GCC unroll 4
+          for (int k = 0; k < 4; ++k) {
+            planes[k] = kIsHalf && k < 2 ? _mm256_setzero_si256()
+                                         : _mm256_shuffle_epi8(table_at(book + 16 * k), index);
+          }
+          join_planes(planes, w[f]);
+        }
+#pragma GCC unroll 4
+        for (int byte = 0; byte < 4; ++byte) {
+#pragma GCC unroll 2
+          for (int f = 0; f < kFields / 2; ++f) {
+            const float* inputs = x + 16 * (kFields * byte + 2 * f + parity) + 8 * half;
+            auto& total = totals[parity][half];
+            total = _mm256_fmadd_ps(w[f][byte], _mm256_loadu_ps(inputs), total);
+          }
+        }
       }
     }
-    _mm256_storeu_ps(sums.data() + 8 * half, totals[0]);
-    _mm256_storeu_ps(sums.data() + 16 + 8 * half, totals[1]);
   }
+  for (size_t i = 0; i < 4; ++i) _mm256_storeu_ps(sums.data() + 8 * i, totals[i / 2][i % 2]);
+}
+
+// Codes of a byte.
+POMONA_AVX2 void gather_floats_avx2(const float* values, int64_t blocks, const uint32_t* words,
+                                    const float* x, std::array<float, 32>& sums) {
+  const __m256i mask = _mm256_set1_epi32(255);
+  __m256 totals[2][2];
+  for (auto& total : totals) total[0] = total[1] = _mm256_setzero_ps();
+  for (int64_t b = 0; b < blocks; ++b, words += kLutWords) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const auto* at = reinterpret_cast<const __m256i*>(words + 8 * half);
+      const __m256i of_block = _mm256_loadu_si256(at);
+#pragma GCC unroll 4
+      for (int s = 0; s < 4; ++s) {
+        const __m256i codes = _mm256_and_si256(_mm256_srli_epi32(of_block, 8 * s), mask);
+        const __m256 inputs = _mm256_loadu_ps(x + b * 64 + 16 * s + 8 * half);
+        auto& total = totals[s % 2][half];
+        total = _mm256_fmadd_ps(_mm256_i32gather_ps(values, codes, 4), inputs, total);
+      }
+    }
+  }
+  for (size_t i = 0; i < 4; ++i) _mm256_storeu_ps(sums.data() + 8 * i, totals[i / 2][i % 2]);
 }
 
 // The permute looks at the low five bits of a half-word; vdpbf16ps adds both products of a word.
@@ -177,15 +218,6 @@ POMONA_VNNI void add_bytes_avx512(const int8_t* bytes, int64_t blocks, const uin
   for (int r = 0; r < kCount; ++r) _mm512_storeu_si512(sums[r].data(), totals[r]);
 }
 
-// 32 unsigned times signed bytes, added in pairs. vpmaddubsw would saturate.
-POMONA_AVX2 POMONA_INLINE __m256i products_of(__m256i unsigned_bytes, __m256i bytes) {
-  const __m256i low = _mm256_madd_epi16(_mm256_and_si256(unsigned_bytes, _mm256_set1_epi16(255)),
-                                        _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8));
-  const __m256i high =
-      _mm256_madd_epi16(_mm256_srli_epi16(unsigned_bytes, 8), _mm256_srai_epi16(bytes, 8));
-  return _mm256_add_epi32(low, high);
-}
-
 // vpshufb looks at the low four bits of a byte, and gives zero where the eighth is set. A table of
 // 256 is sixteen of 16: the sum with saturation has the eighth bit unless the high four bits of the
 // code are those of the table.
@@ -205,10 +237,13 @@ POMONA_AVX2 POMONA_INLINE __m256i bytes_of(__m256i codes, const __m256i* tables)
   return result;
 }
 
+// x in bytes with a sign. vpmaddubsw takes one operand without, |x| <= 128; two of its products
+// with values of |w| <= 127 stay below 2^15, where it would saturate.
 template <int kBits, int kCount>
 POMONA_AVX2 void add_bytes_avx2(const __m256i* tables, int64_t blocks, const uint32_t* const* rows,
-                                const uint8_t* x, std::array<int32_t, 16>* sums) {
+                                const std::byte* x, std::array<int32_t, 16>* sums) {
   constexpr int kCodes = 8 / kBits;
+  const __m256i ones = _mm256_set1_epi16(1);
   __m256i totals[kCount];
   for (auto& total : totals) total = _mm256_setzero_si256();
   for (int64_t b = 0; b < blocks; ++b, x += 64 * kCodes) {
@@ -223,11 +258,12 @@ POMONA_AVX2 void add_bytes_avx2(const __m256i* tables, int64_t blocks, const uin
       for (int q = 0; q < kCodes; ++q) {
         const __m256i inputs =
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + q * 64 + 32 * half));
+        const __m256i magnitudes = _mm256_abs_epi8(inputs);
 #pragma GCC unroll 4
         for (int r = 0; r < kCount; ++r) {
-          const __m256i codes = _mm256_srli_epi16(words[r], kBits * q);
-          totals[r] =
-              _mm256_add_epi32(totals[r], products_of(inputs, bytes_of<kBits>(codes, tables)));
+          const __m256i w = bytes_of<kBits>(_mm256_srli_epi16(words[r], kBits * q), tables);
+          const __m256i pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(w, inputs));
+          totals[r] = _mm256_add_epi32(totals[r], _mm256_madd_epi16(pairs, ones));
         }
       }
     }
@@ -243,11 +279,22 @@ POMONA_AVX2 void add_bytes_avx2(const __m256i* tables, int64_t blocks, const uin
 void add_lut_floats_avx2(const LutView& matrix, const LutRows& rows, const std::byte* x,
                          LutFloatSums& sums) {
   const auto* floats = reinterpret_cast<const float*>(x);
+  const float* values = matrix.codebook->values;
+  const auto book = planes_of(values);
+  const bool is_half = std::all_of(book.begin(), book.begin() + 32,
+                                   [](std::byte byte) { return byte == std::byte{0}; });
   with_constants(matrix.header.bits, rows, sums,
                  [&](auto bits, auto count, const uint32_t* const* words, auto* of_rows) {
                    for (int r = 0; r < count(); ++r) {
-                     add_floats_avx2<bits()>(matrix.codebook->values, matrix.blocks(), words[r],
-                                             floats, of_rows[r]);
+                     if constexpr (bits() == 8) {
+                       gather_floats_avx2(values, matrix.blocks(), words[r], floats, of_rows[r]);
+                     } else if (is_half) {
+                       add_floats_avx2<bits(), true>(book.data(), matrix.blocks(), words[r], floats,
+                                                     of_rows[r]);
+                     } else {
+                       add_floats_avx2<bits(), false>(book.data(), matrix.blocks(), words[r],
+                                                      floats, of_rows[r]);
+                     }
                    }
                  });
 }
@@ -284,7 +331,6 @@ void add_lut_halves_avx512(const LutView& matrix, const LutRows& rows, const std
 
 void add_lut_bytes_avx2(const LutView& matrix, const LutRows& rows, const std::byte* x,
                         LutByteSums& sums) {
-  const auto* bytes = reinterpret_cast<const uint8_t*>(x);
   // Sixteen entries each, twice: vpshufb looks up in both halves.
   std::array<int8_t, 512> twice;
   for (size_t i = 0; i < twice.size(); ++i) {
@@ -293,7 +339,7 @@ void add_lut_bytes_avx2(const LutView& matrix, const LutRows& rows, const std::b
   const auto* tables = reinterpret_cast<const __m256i*>(twice.data());
   with_constants(matrix.header.bits, rows, sums,
                  [&](auto bits, auto count, const uint32_t* const* words, auto* of_rows) {
-                   add_bytes_avx2<bits(), count()>(tables, matrix.blocks(), words, bytes, of_rows);
+                   add_bytes_avx2<bits(), count()>(tables, matrix.blocks(), words, x, of_rows);
                  });
 }
 

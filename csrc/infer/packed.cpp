@@ -92,9 +92,7 @@ Precision precision_of(std::string_view name) {
 std::vector<Precision> fast_precisions() {
   std::vector<Precision> found{Precision::kFloat32};
   if (has_isa(Isa::kAvx512BFloat16)) found.push_back(Precision::kBFloat16);
-  if (has_isa(Isa::kAvx512Vnni)) {
-    found.insert(found.end(), {Precision::kFixed16, Precision::kInt8});
-  }
+  if (has_isa(Isa::kAvx2)) found.insert(found.end(), {Precision::kFixed16, Precision::kInt8});
   return found;
 }
 
@@ -201,11 +199,10 @@ std::vector<PackOptions> layouts_for(const Weight& weight, Precision precision) 
   precision_name(precision);
   const Weight matrix = with_few_values(checked_matrix(weight));
   std::vector<PackOptions> found;
-  // Tiles are for registers of 16 lanes; with AVX2 they are a third faster above 6 %, but
-  // compressed rows are packed in a tenth of the time. Past about half of the weights positions
-  // cost more than zeros. Only a guess: pack_ measures.
+  // Tiles want vectors. Past about half of the weights positions cost more than zeros. Only a
+  // guess: pack_ measures.
   std::vector<Layout> order{Layout::kPgv, Layout::kPg32, Layout::kCsr16};
-  if (!has_isa(Isa::kAvx512)) std::ranges::reverse(order);
+  if (!has_isa(Isa::kAvx2)) std::ranges::reverse(order);
   const bool is_full =
       static_cast<double>(matrix.mask.kept()) > kFull * static_cast<double>(matrix.mask.size());
   order.insert(is_full ? order.begin() : order.end(), Layout::kLut);

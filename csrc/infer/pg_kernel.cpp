@@ -210,7 +210,7 @@ enum class Way { kPlain, kAvx2, kAvx512 };
 Way way_of(const PgView& matrix, Isa isa) {
   isa = resolve_isa(isa);
   if (isa >= Isa::kAvx512 && has_pg_isa(matrix, isa)) return Way::kAvx512;
-  if (isa >= Isa::kAvx2 && has_isa(Isa::kAvx2) && matrix.form() == PackedForm::kFloat32) {
+  if (isa >= Isa::kAvx2 && has_isa(Isa::kAvx2) && matrix.form() != PackedForm::kBFloat16) {
     return Way::kAvx2;
   }
   return Way::kPlain;
@@ -230,7 +230,9 @@ void multiply_group(Way way, const PgView& matrix, const PgInput& input, const P
 PgInput make_pg_input(const PgView& matrix, std::span<const float> x, std::span<std::byte> planes,
                       Isa isa) {
 #if defined(__x86_64__)
-  if (way_of(matrix, isa) == Way::kAvx512) return make_pg_input_avx512(matrix, x, planes);
+  const Way way = way_of(matrix, isa);
+  if (way == Way::kAvx512) return make_pg_input_avx512(matrix, x, planes);
+  if (way == Way::kAvx2) return make_pg_input_avx2(matrix, x, planes);
 #else
   static_cast<void>(isa);
 #endif

@@ -22,6 +22,7 @@ namespace pomona {
 // x as a kernel takes it: planes of 32-bit words, each the natural view and then the second.
 //   kFloat32   one plane: x.   kBFloat16   x in bfloat16, and what that leaves (not for kBFloat16)
 //   kBytes     the high and the low bytes of x / scale + offset, or one plane of bytes for kInt8
+// With AVX2 their blocks look otherwise: pg_avx2_input.cpp.
 struct PgInput {
   const float* x = nullptr;  // what spilled is multiplied with
   const std::byte* planes = nullptr;
@@ -39,7 +40,7 @@ POMONA_API PgInput make_pg_input(const PgView& matrix, std::span<const float> x,
                                  std::span<std::byte> planes, Isa isa = Isa::kBest);
 
 // y[r] = bias[r] + sum of weight * x, for the rows of blocks [first, last) (512 each); then 0 where
-// that is negative if `has_relu`. bias [rows] or null. REQUIRES: input.is_usable.
+// that is negative if `has_relu`. bias [rows] or null. REQUIRES: input.is_usable and made for isa.
 POMONA_API void multiply_pg(const PgView& matrix, const PgInput& input, const float* bias,
                             bool has_relu, float* y, int64_t first_block, int64_t last_block,
                             Isa isa = Isa::kBest);

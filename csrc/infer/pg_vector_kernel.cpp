@@ -3,6 +3,7 @@
 #if defined(__x86_64__)
 
 #include "infer/vector_targets.h"
+#include "infer/with_flags.h"
 
 #include <immintrin.h>
 
@@ -339,19 +340,6 @@ void with_vectors(uint32_t vectors, const Add& add) {
     default:
       return add(std::integral_constant<int, 1>{});
   }
-}
-
-// Calls add(std::bool_constant<flag>...).
-template <class Add>
-void with_flags(const Add& add) {
-  add();
-}
-template <class Add, class... Flags>
-void with_flags(const Add& add, bool flag, Flags... flags) {
-  const auto with = [&](auto constant) {
-    with_flags([&](auto... rest) { add(constant, rest...); }, flags...);
-  };
-  flag ? with(std::true_type{}) : with(std::false_type{});
 }
 
 }  // namespace

@@ -13,7 +13,9 @@ PgInput make_pg_input_avx512(const PgView& matrix, std::span<const float> x,
 // kBFloat16 BF16 as well; kBytes VBMI and VNNI.
 void multiply_group_avx512(const PgView& matrix, const PgInput& input, const PgGroup& group,
                            float* sums);
-// REQUIRES: kFloat32, AVX2 and FMA.
+// The same for kFloat32 and kBytes, with AVX2 and FMA.
+PgInput make_pg_input_avx2(const PgView& matrix, std::span<const float> x,
+                           std::span<std::byte> planes);
 void multiply_group_avx2(const PgView& matrix, const PgInput& input, const PgGroup& group,
                          float* sums);
 #endif

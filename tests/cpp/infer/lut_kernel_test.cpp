@@ -70,7 +70,7 @@ std::vector<float> multiply(const std::vector<std::byte>& bytes, const std::vect
   const auto matrix = pomona::check_lut(bytes);
   const int64_t rows = matrix.header.rows;
   std::vector<std::byte> plane(static_cast<size_t>(pomona::lut_input_bytes(matrix)), std::byte{7});
-  const auto input = pomona::make_lut_input(matrix, x, plane);
+  const auto input = pomona::make_lut_input(matrix, x, plane, isa);
   std::vector<float> y(static_cast<size_t>(rows), -7.0f);
   pomona::multiply_lut(matrix, input, bias, has_relu, y.data(), {0, rows / 3}, isa);
   pomona::multiply_lut(matrix, input, bias, has_relu, y.data(), {rows / 3, rows}, isa);

@@ -297,13 +297,41 @@ TEST(PgKernel, EqualsADenseProductOfAdversarialPatterns) {
 }
 
 TEST(PgKernel, HasTheSameBitsInEveryFormOfTheInstructions) {
-  const auto matrix = random_matrix(300, 700, 0.1, 15);
-  const auto x = random_x(700, true);
-  for (const auto kind : {kKinds[0], kKinds[3], kKinds[4]}) {
-    const auto bytes = pomona::pack_pg(matrix.weight(), kind.form, kind.precision);
-    for (const Isa isa : kIsas) {
-      if (!pomona::has_pg_isa(pomona::check_pg(bytes), isa)) continue;
-      EXPECT_EQ(multiply(bytes, x, Isa::kPortable), multiply(bytes, x, isa));
+  for (const int64_t rows : {300, 330, 350, 370}) {  // 1 to 4 vectors in the last group
+    for (const int values : {3, 15, 16, 31}) {
+      auto matrix = random_matrix(rows, 700, 0.1, values);
+      if (values == 3) {  // exactly bfloat16
+        for (auto& weight : matrix.dense) weight *= 7;
+      }
+      const auto x = random_x(700, rows != 300);
+      for (const auto kind : {kKinds[0], kKinds[3], kKinds[4]}) {
+        const auto bytes = pomona::pack_pg(matrix.weight(), kind.form, kind.precision);
+        const auto plain = multiply(bytes, x, Isa::kPortable);
+        for (const Isa isa : kIsas) {
+          if (!pomona::has_pg_isa(pomona::check_pg(bytes), isa)) continue;
+          EXPECT_EQ(plain, multiply(bytes, x, isa)) << rows << ", " << values;
+        }
+      }
+    }
+  }
+}
+
+// The largest weights and inputs of each byte, both signs: where an instruction would saturate.
+TEST(PgKernel, HasTheSameBitsAtTheEndsOfFixedPoint) {
+  const float values[] = {-32512, -32384, -32385, -128, -127, 127, 128, 129, 32383, 32512};
+  Matrix matrix{40, 300, std::vector<float>(40 * 300)};
+  std::mt19937 random(5);
+  for (auto& weight : matrix.dense) weight = values[random() % std::size(values)];
+  for (const float low : {-32768.0f, 0.0f}) {
+    const float inputs[] = {low, low + 1, low + 127, low + 128, low + 255, low + 256, 32767};
+    std::vector<float> x(300);
+    for (auto& value : x) value = inputs[random() % std::size(inputs)];
+    for (const auto kind : {kKinds[3], kKinds[4]}) {
+      const auto bytes = pomona::pack_pg(matrix.weight(), kind.form, kind.precision);
+      for (const Isa isa : kIsas) {
+        if (!pomona::has_pg_isa(pomona::check_pg(bytes), isa)) continue;
+        EXPECT_EQ(multiply(bytes, x, Isa::kPortable), multiply(bytes, x, isa));
+      }
     }
   }
 }
