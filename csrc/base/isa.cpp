@@ -10,7 +10,9 @@ bool has_isa(Isa) {
 bool has_isa(Isa isa) {
   bool has = isa == Isa::kPortable || isa == Isa::kBest;
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx2) return __builtin_cpu_supports("avx2") != 0;
+  if (isa == Isa::kAvx2) {
+    return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+  }
   if (isa >= Isa::kAvx512 && isa < Isa::kBest) {
     has = __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
           __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0;

@@ -13,6 +13,12 @@
 
 namespace pomona {
 
+// What one pass over x finds: the ends of what it holds and 0.
+struct XRange {
+  float low = 0, high = 0;
+  bool is_finite = true;
+};
+
 // x is about scale * (whole - offset), whole in 0..255 (kInt8) or 0..65535 (kFixed16).
 struct UnsignedScale {
   float scale = 1;

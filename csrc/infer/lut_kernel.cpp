@@ -64,12 +64,47 @@ void lay_halves(const LutView& matrix, std::span<const float> x, std::byte* plan
   });
 }
 
-void lay_bytes(const LutView& matrix, std::span<const float> x, UnsignedScale units,
-               std::byte* plane) {
+void lay_bytes_plainly(const LutView& matrix, std::span<const float> x, UnsignedScale units,
+                       std::byte* plane) {
   const float inverse = 1 / units.scale;
   lay_plane<uint8_t>(matrix, x, plane, byte_column, [&](float value) {
     return static_cast<uint8_t>(static_cast<int32_t>(std::lrint(value * inverse)) + units.offset);
   });
+}
+
+XRange x_range_of(Isa isa, std::span<const float> x) {
+#if defined(__x86_64__)
+  if (isa >= Isa::kAvx2) return x_range_avx2(x);
+#endif
+  static_cast<void>(isa);
+  XRange range;
+  for (const float value : x) {
+    range.is_finite &= std::isfinite(value);
+    range.low = std::min(range.low, value);
+    range.high = std::max(range.high, value);
+  }
+  return range;
+}
+
+bool has_too_small(std::span<const float> x) {
+  return std::ranges::any_of(
+      x, [](float value) { return value != 0 && std::abs(value) < kLeastUsable; });
+}
+
+// x in bytes; those that the AVX2 form takes have a sign and are 128 less.
+UnsignedScale lay_bytes(Isa isa, const LutView& matrix, std::span<const float> x,
+                        UnsignedScale units, std::byte* plane) {
+#if defined(__x86_64__)
+  if (isa >= Isa::kAvx2) {
+    const bool is_signed = isa < Isa::kAvx512Vnni;
+    if (is_signed) units.offset -= 128;
+    lay_lut_bytes_avx2(matrix, x, units, is_signed, plane);
+    return units;
+  }
+#endif
+  static_cast<void>(isa);
+  lay_bytes_plainly(matrix, x, units, plane);
+  return units;
 }
 
 // Calls add(sums of the row, element of the plane, its column in the block, code) for every weight;
@@ -141,15 +176,6 @@ void add_floats(Isa isa, const LutView& matrix, const LutRows& rows, const LutIn
           : add_floats_plainly(matrix, rows, input.plane, sums);
 }
 
-// Whether x in bytes has a sign, as the AVX2 form takes it: they are then 128 less.
-bool is_signed(Isa isa) {
-#if defined(__x86_64__)
-  return isa >= Isa::kAvx2 && isa < Isa::kAvx512Vnni;
-#else
-  return static_cast<void>(isa), false;
-#endif
-}
-
 void add_bytes(Isa isa, const LutView& matrix, const LutRows& rows, const LutInput& input,
                LutByteSums& sums) {
 #if defined(__x86_64__)
@@ -187,21 +213,14 @@ LutInput make_lut_input(const LutView& matrix, std::span<const float> x, std::sp
                         Isa isa) {
   if (matrix.form() == PackedForm::kFloat32) return lay_floats(matrix, x, plane);
   const bool is_half = matrix.form() == PackedForm::kBFloat16;
-  float low = 0, high = 0;
-  bool is_usable = true;
-  for (const float value : x) {
-    is_usable &= std::isfinite(value) && !(is_half && value != 0 && std::abs(value) < kLeastUsable);
-    low = std::min(low, value);
-    high = std::max(high, value);
-  }
-  if (!is_usable) return lay_floats(matrix, x, plane);
+  const XRange range = x_range_of(resolve_isa(isa), x);
+  if (!range.is_finite || (is_half && has_too_small(x))) return lay_floats(matrix, x, plane);
   LutInput input{.form = matrix.form(), .plane = plane.data()};
   if (is_half) {
     lay_halves(matrix, x, plane.data());
   } else {
-    input.units = unsigned_scale(matrix.precision(), low, high);
-    if (is_signed(resolve_isa(isa))) input.units.offset -= 128;
-    lay_bytes(matrix, x, input.units, plane.data());
+    const auto units = unsigned_scale(matrix.precision(), range.low, range.high);
+    input.units = lay_bytes(resolve_isa(isa), matrix, x, units, plane.data());
   }
   return input;
 }

@@ -3,12 +3,15 @@
 #if defined(__x86_64__)
 
 #include "base/float16.h"
+#include "infer/byte_input.h"
 #include "infer/byte_planes.h"
 #include "infer/vector_targets.h"
 
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
+#include <span>
 #include <type_traits>
 
 namespace pomona {
@@ -222,17 +225,16 @@ POMONA_VNNI void add_bytes_avx512(const int8_t* bytes, int64_t blocks, const uin
 // 256 is sixteen of 16: the sum with saturation has the eighth bit unless the high four bits of the
 // code are those of the table.
 template <int kBits>
-POMONA_AVX2 POMONA_INLINE __m256i bytes_of(__m256i codes, const __m256i* tables) {
+POMONA_AVX2 POMONA_INLINE __m256i bytes_of(__m256i codes, const int8_t* bytes) {
   if constexpr (kBits < 8) {
-    return _mm256_shuffle_epi8(_mm256_loadu_si256(tables),
-                               _mm256_and_si256(codes, _mm256_set1_epi8(15)));
+    return _mm256_shuffle_epi8(table_at(bytes), _mm256_and_si256(codes, _mm256_set1_epi8(15)));
   }
   __m256i result = _mm256_setzero_si256();
 #pragma GCC unroll 16
   for (int t = 0; t < 16; ++t) {
     const __m256i of_table = _mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(16 * t)));
     const __m256i index = _mm256_adds_epu8(of_table, _mm256_set1_epi8(0x70));
-    result = _mm256_or_si256(result, _mm256_shuffle_epi8(_mm256_loadu_si256(tables + t), index));
+    result = _mm256_or_si256(result, _mm256_shuffle_epi8(table_at(bytes + 16 * t), index));
   }
   return result;
 }
@@ -240,7 +242,7 @@ POMONA_AVX2 POMONA_INLINE __m256i bytes_of(__m256i codes, const __m256i* tables)
 // x in bytes with a sign. vpmaddubsw takes one operand without, |x| <= 128; two of its products
 // with values of |w| <= 127 stay below 2^15, where it would saturate.
 template <int kBits, int kCount>
-POMONA_AVX2 void add_bytes_avx2(const __m256i* tables, int64_t blocks, const uint32_t* const* rows,
+POMONA_AVX2 void add_bytes_avx2(const int8_t* bytes, int64_t blocks, const uint32_t* const* rows,
                                 const std::byte* x, std::array<int32_t, 16>* sums) {
   constexpr int kCodes = 8 / kBits;
   const __m256i ones = _mm256_set1_epi16(1);
@@ -261,7 +263,7 @@ POMONA_AVX2 void add_bytes_avx2(const __m256i* tables, int64_t blocks, const uin
         const __m256i magnitudes = _mm256_abs_epi8(inputs);
 #pragma GCC unroll 4
         for (int r = 0; r < kCount; ++r) {
-          const __m256i w = bytes_of<kBits>(_mm256_srli_epi16(words[r], kBits * q), tables);
+          const __m256i w = bytes_of<kBits>(_mm256_srli_epi16(words[r], kBits * q), bytes);
           const __m256i pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(w, inputs));
           totals[r] = _mm256_add_epi32(totals[r], _mm256_madd_epi16(pairs, ones));
         }
@@ -274,15 +276,59 @@ POMONA_AVX2 void add_bytes_avx2(const __m256i* tables, int64_t blocks, const uin
   }
 }
 
+// Byte l of the rows to bytes 4 l .. 4 l + 3.
+POMONA_AVX2 POMONA_INLINE void interleave_4(const std::byte* const* rows, std::byte* to) {
+  __m128i bytes[4];
+  for (int k = 0; k < 4; ++k) {
+    bytes[k] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[k]));
+  }
+  const __m128i low = _mm_unpacklo_epi8(bytes[0], bytes[1]);
+  const __m128i high = _mm_unpackhi_epi8(bytes[0], bytes[1]);
+  const __m128i low2 = _mm_unpacklo_epi8(bytes[2], bytes[3]);
+  const __m128i high2 = _mm_unpackhi_epi8(bytes[2], bytes[3]);
+  auto* out = reinterpret_cast<__m128i*>(to);
+  _mm_storeu_si128(out, _mm_unpacklo_epi16(low, low2));
+  _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low, low2));
+  _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(high, high2));
+  _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(high, high2));
+}
+
 }  // namespace
+
+POMONA_AVX2 XRange x_range_avx2(std::span<const float> x) {
+  return x_range_of(x);
+}
+
+POMONA_AVX2 void lay_lut_bytes_avx2(const LutView& matrix, std::span<const float> x,
+                                    UnsignedScale units, bool is_signed, std::byte* plane) {
+  const int64_t block_cols = matrix.block_cols(), padded = matrix.blocks() * block_cols;
+  std::byte* in_order = plane + padded;  // the plane has room for floats
+  const __m256 inverse = _mm256_set1_ps(1 / units.scale);
+  const __m256i offset = _mm256_set1_epi32(units.offset + (is_signed ? 128 : 0));
+  const __m256i sign = _mm256_set1_epi16(is_signed ? 0x80 : 0);
+  for (size_t i = 0; i < static_cast<size_t>(padded); i += 32) {
+    store_bytes(_mm256_xor_si256(halves_of_x(x, i, inverse, offset), sign),
+                _mm256_xor_si256(halves_of_x(x, i + 16, inverse, offset), sign), in_order + i);
+  }
+  std::fill(in_order + x.size(), in_order + padded, std::byte{0});
+  const int64_t codes = 8 / matrix.header.bits;
+  for (int64_t first = 0; first < padded; first += block_cols) {
+    for (int64_t q = 0; q < codes; ++q) {
+      const std::byte* rows[4];
+      for (int64_t k = 0; k < 4; ++k) rows[k] = in_order + first + 16 * (codes * k + q);
+      interleave_4(rows, plane + first + 64 * q);
+    }
+  }
+}
 
 void add_lut_floats_avx2(const LutView& matrix, const LutRows& rows, const std::byte* x,
                          LutFloatSums& sums) {
   const auto* floats = reinterpret_cast<const float*>(x);
   const float* values = matrix.codebook->values;
   const auto book = planes_of(values);
-  const bool is_half = std::all_of(book.begin(), book.begin() + 32,
-                                   [](std::byte byte) { return byte == std::byte{0}; });
+  const bool is_half = std::ranges::all_of(std::span(values, 16), [](float value) {
+    return (std::bit_cast<uint32_t>(value) & 0xffff) == 0;
+  });
   with_constants(matrix.header.bits, rows, sums,
                  [&](auto bits, auto count, const uint32_t* const* words, auto* of_rows) {
                    for (int r = 0; r < count(); ++r) {
@@ -331,15 +377,10 @@ void add_lut_halves_avx512(const LutView& matrix, const LutRows& rows, const std
 
 void add_lut_bytes_avx2(const LutView& matrix, const LutRows& rows, const std::byte* x,
                         LutByteSums& sums) {
-  // Sixteen entries each, twice: vpshufb looks up in both halves.
-  std::array<int8_t, 512> twice;
-  for (size_t i = 0; i < twice.size(); ++i) {
-    twice[i] = matrix.codebook->bytes[i / 32 * 16 + i % 16];
-  }
-  const auto* tables = reinterpret_cast<const __m256i*>(twice.data());
   with_constants(matrix.header.bits, rows, sums,
                  [&](auto bits, auto count, const uint32_t* const* words, auto* of_rows) {
-                   add_bytes_avx2<bits(), count()>(tables, matrix.blocks(), words, x, of_rows);
+                   add_bytes_avx2<bits(), count()>(matrix.codebook->bytes, matrix.blocks(), words,
+                                                   x, of_rows);
                  });
 }
 

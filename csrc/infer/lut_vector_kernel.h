@@ -22,6 +22,10 @@ struct LutRows {
 };
 
 #if defined(__x86_64__)
+XRange x_range_avx2(std::span<const float> x);
+// x as kBytes of LutInput; units.offset as it says.
+void lay_lut_bytes_avx2(const LutView& matrix, std::span<const float> x, UnsignedScale units,
+                        bool is_signed, std::byte* plane);
 void add_lut_floats_avx2(const LutView& matrix, const LutRows& rows, const std::byte* x,
                          LutFloatSums& sums);
 void add_lut_floats_avx512(const LutView& matrix, const LutRows& rows, const std::byte* x,

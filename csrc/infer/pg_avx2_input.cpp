@@ -6,6 +6,7 @@
 //
 // Blocks stand where they do for every other form.
 
+#include "infer/byte_input.h"
 #include "infer/byte_planes.h"
 
 #if defined(__x86_64__)
@@ -13,45 +14,9 @@
 #include "infer/pg_vector_kernel.h"
 
 #include <algorithm>
-#include <array>
-#include <limits>
 
 namespace pomona {
 namespace {
-
-// What one pass over x finds.
-struct Range {
-  float low = 0, high = 0;
-  bool is_finite = true;
-};
-
-// Eight of x from i on, zeros after its end.
-POMONA_AVX2 POMONA_INLINE __m256 load_x(std::span<const float> x, size_t i) {
-  if (i + 8 <= x.size()) return _mm256_loadu_ps(x.data() + i);
-  alignas(32) std::array<float, 8> rest{};
-  if (i < x.size()) std::copy(x.begin() + static_cast<std::ptrdiff_t>(i), x.end(), rest.begin());
-  return _mm256_loadu_ps(rest.data());
-}
-
-POMONA_AVX2 Range range_of(std::span<const float> x) {
-  __m256 low = _mm256_setzero_ps(), high = _mm256_setzero_ps();
-  __m256i most = _mm256_setzero_si256();
-  const __m256i absolute = _mm256_set1_epi32(0x7fffffff);
-  for (size_t i = 0; i < x.size(); i += 8) {
-    const __m256 values = load_x(x, i);
-    low = _mm256_min_ps(low, values);
-    high = _mm256_max_ps(high, values);
-    most = _mm256_max_epi32(most, _mm256_and_si256(_mm256_castps_si256(values), absolute));
-  }
-  alignas(32) std::array<float, 8> lows, highs;
-  alignas(32) std::array<int32_t, 8> bits;
-  _mm256_storeu_ps(lows.data(), low);
-  _mm256_storeu_ps(highs.data(), high);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bits.data()), most);
-  constexpr int32_t kInfinity = 0x7f800000;
-  return {*std::ranges::min_element(lows), *std::ranges::max_element(highs),
-          *std::ranges::max_element(bits) < kInfinity};
-}
 
 // Block j of the second view holds the words j, B + j, 2 B + j, ... of the first. Four blocks at a
 // time; past the last the view has room for what is no column.
@@ -81,27 +46,6 @@ POMONA_AVX2 void lay_floats(std::span<const float> x, int64_t blocks, std::byte*
   for (int64_t at = 0; at < end; at += 64) split_planes(plane + at, plane + at);
 }
 
-// 32 of x as whole numbers of its units, each in a half-word, in the order that packing them to
-// bytes undoes.
-struct Whole {
-  __m256i first, second;
-};
-
-POMONA_AVX2 POMONA_INLINE __m256i packed_whole(std::span<const float> x, size_t i, __m256 inverse,
-                                               __m256i offset) {
-  const auto whole = [&](size_t at) POMONA_AVX2 {
-    return _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(load_x(x, at), inverse)), offset);
-  };
-  return _mm256_packus_epi32(whole(i), whole(i + 8));
-}
-
-// Bytes from half-words, back in order.
-POMONA_AVX2 POMONA_INLINE void store_bytes(__m256i first, __m256i second, std::byte* to) {
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                      _mm256_permutevar8x32_epi32(_mm256_packus_epi16(first, second), order));
-}
-
 // x past its end is its zero, which counts as any other x: no slot with a code has it.
 POMONA_AVX2 void lay_bytes(std::span<const float> x, bool is_int8, UnsignedScale units,
                            int64_t blocks, std::byte* plane, int64_t bytes_of_plane) {
@@ -110,8 +54,8 @@ POMONA_AVX2 void lay_bytes(std::span<const float> x, bool is_int8, UnsignedScale
   // A byte less 128 is the byte with its highest bit turned.
   const __m256i sign = _mm256_set1_epi16(0x80), low = _mm256_set1_epi16(0xff);
   for (size_t i = 0; i < static_cast<size_t>(pg_second_at(blocks)); i += 32) {
-    const __m256i first = packed_whole(x, i, inverse, offset);
-    const __m256i second = packed_whole(x, i + 16, inverse, offset);
+    const __m256i first = halves_of_x(x, i, inverse, offset);
+    const __m256i second = halves_of_x(x, i + 16, inverse, offset);
     const auto signed_byte = [&](__m256i whole) POMONA_AVX2 {
       return _mm256_xor_si256(is_int8 ? whole : _mm256_srli_epi16(whole, 8), sign);
     };
@@ -129,7 +73,7 @@ POMONA_AVX2 void lay_bytes(std::span<const float> x, bool is_int8, UnsignedScale
 PgInput make_pg_input_avx2(const PgView& matrix, std::span<const float> x,
                            std::span<std::byte> planes) {
   const int64_t blocks = pg_blocks(matrix.header.cols, matrix.form());
-  const Range range = range_of(x);
+  const auto range = x_range_of(x);
   PgInput input{.x = x.data(), .planes = planes.data(), .is_usable = range.is_finite};
   if (!input.is_usable) return input;
   if (matrix.form() == PackedForm::kFloat32) {

@@ -266,6 +266,17 @@ PgCodebook with_words(const PgCodebook& book) {
 
 }  // namespace
 
+// Eight loads: the instruction that gathers takes twice as long.
+POMONA_AVX2 void add_level_avx2(const PgSpilled& level, const float* x, float* sums) {
+  for (int l = 0; l < 16; l += 8) {
+    const uint32_t* c = level.columns + l;
+    const __m256 inputs =
+        _mm256_setr_ps(x[c[0]], x[c[1]], x[c[2]], x[c[3]], x[c[4]], x[c[5]], x[c[6]], x[c[7]]);
+    const __m256 sum = _mm256_loadu_ps(sums + l);
+    _mm256_storeu_ps(sums + l, _mm256_fmadd_ps(_mm256_loadu_ps(level.values + l), inputs, sum));
+  }
+}
+
 void multiply_group_avx2(const PgView& matrix, const PgInput& input, const PgGroup& group,
                          float* sums) {
   const auto& book = *matrix.codebook;

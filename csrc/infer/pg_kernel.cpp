@@ -162,14 +162,9 @@ void multiply_group_plainly(const PgView& matrix, const PgInput& input, const Pg
   }
 }
 
-void add_spilled(const PgView& matrix, const float* x, size_t group, float* sums) {
-  for (size_t v = 0; v < matrix.groups[group].vectors; ++v) {
-    for (uint32_t d = matrix.levels[4 * group + v]; d < matrix.levels[4 * group + v + 1]; ++d) {
-      const auto& level = matrix.spilled[d];
-      for (size_t l = 0; l < 16; ++l) {
-        sums[16 * v + l] = std::fma(level.values[l], x[level.columns[l]], sums[16 * v + l]);
-      }
-    }
+void add_level_plainly(const PgSpilled& level, const float* x, float* sums) {
+  for (size_t l = 0; l < 16; ++l) {
+    sums[l] = std::fma(level.values[l], x[level.columns[l]], sums[l]);
   }
 }
 
@@ -225,6 +220,21 @@ void multiply_group(Way way, const PgView& matrix, const PgInput& input, const P
   multiply_group_plainly(matrix, input, group, sums);
 }
 
+void add_spilled(Way way, const PgView& matrix, const float* x, size_t group, float* sums) {
+  for (size_t v = 0; v < matrix.groups[group].vectors; ++v, sums += 16) {
+    for (uint32_t d = matrix.levels[4 * group + v]; d < matrix.levels[4 * group + v + 1]; ++d) {
+      const auto& level = matrix.spilled[d];
+#if defined(__x86_64__)
+      if (way != Way::kPlain) {
+        add_level_avx2(level, x, sums);
+        continue;
+      }
+#endif
+      add_level_plainly(level, x, sums);
+    }
+  }
+}
+
 }  // namespace
 
 PgInput make_pg_input(const PgView& matrix, std::span<const float> x, std::span<std::byte> planes,
@@ -268,7 +278,7 @@ void multiply_pg(const PgView& matrix, const PgInput& input, const float* bias, 
     for (size_t g = matrix.blocks[static_cast<size_t>(block)]; g < end; ++g) {
       const auto& group = matrix.groups[g];
       multiply_group(way, matrix, input, group, sums.data());
-      add_spilled(matrix, input.x, g, sums.data());
+      add_spilled(way, matrix, input.x, g, sums.data());
       for (size_t l = 0; l < 16 * group.vectors; ++l) {
         const uint32_t row = matrix.lanes[g * kPgLanes + l];
         if (row != kPgNoRow) y[row] += sums[l];

@@ -1,5 +1,6 @@
 // pack_pg: from a matrix to the bytes of pg_layout.h.
 
+#include "base/isa.h"
 #include "base/text.h"
 #include "infer/pg_codebook.h"
 #include "infer/pg_lanes.h"
@@ -24,10 +25,15 @@ constexpr int64_t kMostRows = int64_t{1} << 30;
 constexpr int64_t kMostOfARowInBytes = 32'000;
 // bfloat16 arithmetic flushes what is denormal; the kernel looks at x for the other half of this.
 constexpr float kLeastInBFloat16 = 0x1p-24f, kMostInBFloat16 = 0x1p60f;
-// What a step of one vector and a level of spilled nonzeros cost beside one another: about the
-// cycles that a prototype of these loops took on a Zen 4. They decide how full slots are, no more.
-constexpr std::array<double, 3> kStepCycles = {2.9, 4.7, 4.0};
-constexpr double kLevelCycles = 18;
+// What a step of one vector (by form) and a level of spilled nonzeros cost beside one another:
+// about the cycles that a prototype of these loops took on a Zen 4, and these loops with AVX2 on a
+// Zen 3. They decide how full slots are, no more.
+struct Cycles {
+  std::array<double, 3> step;
+  double level;
+};
+constexpr Cycles kAvx512Cycles{.step = {2.9, 4.7, 4.0}, .level = 18};
+constexpr Cycles kAvx2Cycles{.step = {11, 15, 23}, .level = 48};
 // Nonzeros without a code spill; with more of them than this another layout is faster.
 constexpr double kMostWithoutCode = 0.03;
 
@@ -146,8 +152,9 @@ double Packer::cost(std::span<const PgLane> lanes, double fill, Part& part) cons
   for (const auto& lane : lanes.subspan(lanes[16].row != kPgNoRow ? 16 : 0, 16)) {
     if (lane.row != kPgNoRow) levels = std::max(levels, placement.place(columns_of(lane)));
   }
-  return static_cast<double>(steps) * kStepCycles[static_cast<size_t>(form_)] +
-         static_cast<double>(levels) * kLevelCycles;
+  const auto& cycles = has_isa(Isa::kAvx512) ? kAvx512Cycles : kAvx2Cycles;
+  return static_cast<double>(steps) * cycles.step[static_cast<size_t>(form_)] +
+         static_cast<double>(levels) * cycles.level;
 }
 
 // Fuller slots make fewer steps and more spilled nonzeros: the cheapest of a few fills, by trying

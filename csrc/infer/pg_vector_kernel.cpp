@@ -68,7 +68,6 @@ void pad_plane(int64_t blocks, int64_t used_bytes, std::byte* plane) {
   std::fill(plane + used_bytes, plane + pg_second_at(blocks), std::byte{0});
 }
 
-// What one pass over x finds.
 struct Range {
   float low = 0, high = 0;
   bool is_usable = true;

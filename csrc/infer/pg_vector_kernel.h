@@ -18,6 +18,8 @@ PgInput make_pg_input_avx2(const PgView& matrix, std::span<const float> x,
                            std::span<std::byte> planes);
 void multiply_group_avx2(const PgView& matrix, const PgInput& input, const PgGroup& group,
                          float* sums);
+// Adds the products of 16 lanes' spilled nonzeros to their sums.
+void add_level_avx2(const PgSpilled& level, const float* x, float* sums);
 #endif
 
 }  // namespace pomona

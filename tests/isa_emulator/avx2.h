@@ -26,6 +26,18 @@ inline __m128i _mm_shuffle_epi8(const __m128i& table, const __m128i& index) {
     return at < 128 ? get<uint8_t>(table, at % 16) : uint8_t{0};
   });
 }
+inline __m128i _mm_unpacklo_epi8(const __m128i& a, const __m128i& b) {
+  return pomona::isa_emulator::interleaved<uint8_t>(a, b, 0);
+}
+inline __m128i _mm_unpackhi_epi8(const __m128i& a, const __m128i& b) {
+  return pomona::isa_emulator::interleaved<uint8_t>(a, b, 1);
+}
+inline __m128i _mm_unpacklo_epi16(const __m128i& a, const __m128i& b) {
+  return pomona::isa_emulator::interleaved<uint16_t>(a, b, 0);
+}
+inline __m128i _mm_unpackhi_epi16(const __m128i& a, const __m128i& b) {
+  return pomona::isa_emulator::interleaved<uint16_t>(a, b, 1);
+}
 inline __m128i _mm_unpacklo_epi32(const __m128i& a, const __m128i& b) {
   return pomona::isa_emulator::interleaved<uint32_t>(a, b, 0);
 }
@@ -259,6 +271,10 @@ inline __m256i _mm256_castps_si256(const __m256& v) {
 inline __m256 _mm256_set1_ps(float x) {
   using namespace pomona::isa_emulator;
   return floats<Floats256>([&](int) { return x; });
+}
+inline __m256 _mm256_setr_ps(float f0, float f1, float f2, float f3, float f4, float f5, float f6,
+                             float f7) {
+  return {{f0, f1, f2, f3, f4, f5, f6, f7}};
 }
 inline __m256 _mm256_mul_ps(const __m256& a, const __m256& b) {
   using namespace pomona::isa_emulator;
