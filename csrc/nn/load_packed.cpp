@@ -3,13 +3,17 @@
 #include "pomona/error.h"
 #include "pomona/io.h"
 #include "pomona/nn.h"
+#include "pomona/packed_attention.h"
+#include "pomona/packed_rnn.h"
 
 #include "base/text.h"
 #include "nn/load.h"
+#include "nn/packed_twins.h"
 #include "nn/replace.h"
 
 #include <torch/utils.h>
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
@@ -55,39 +59,65 @@ class Twins {
   std::optional<AnyModule> twin_of(const std::string& name, const AnyModule& layer) {
     torch::nn::Module* const module = layer.ptr().get();
     if (const auto found = made_.find(module); found != made_.end()) return found->second;
-    auto twin = make(name, *module);
+    auto twin = make(name, layer);
     if (!twin) return std::nullopt;
     twin->ptr()->train(module->is_training());
     return made_.emplace(module, *twin).first->second;
   }
 
  private:
-  std::optional<AnyModule> make(const std::string& name, torch::nn::Module& module) const {
-    if (const auto* linear = exactly<torch::nn::LinearImpl>(module)) {
-      if (!is_own(module) || !is_worth_packing(entry_of(name))) return std::nullopt;
-      const auto matrix = read_packed(reader_, name + ".weight", packing_, torch_threads());
-      const at::Tensor bias =
-          linear->bias.defined() ? to_tensor(reader_.read(name + ".bias")) : at::Tensor();
-      return AnyModule(PackedLinear(matrix, bias));
+  std::optional<AnyModule> make(const std::string& name, const AnyModule& layer) const {
+    using namespace torch::nn;
+    torch::nn::Module& module = *layer.ptr();
+    if (!is_worth(name, module)) return std::nullopt;
+    const auto projections = projections_in(name);
+    if (exactly<EmbeddingImpl>(module)) {
+      const auto table = read_packed_rows(reader_, name + ".weight", torch_threads());
+      return AnyModule(PackedEmbedding(table, weight_of(module).scalar_type()));
     }
-    const auto* embedding = exactly<torch::nn::EmbeddingImpl>(module);
-    if (embedding == nullptr || embedding->options.max_norm() || !is_own(module) ||
-        !is_worth_packing_rows(entry_of(name))) {
-      return std::nullopt;
+    if (exactly<LinearImpl>(module)) {
+      return AnyModule(
+          PackedLinear(projections.packed("weight", 1).front(), projections.bias("bias")));
     }
-    const auto table = read_packed_rows(reader_, name + ".weight", torch_threads());
-    return AnyModule(PackedEmbedding(table, embedding->weight.scalar_type()));
+    if (exactly<LSTMImpl>(module)) {
+      return AnyModule(PackedLSTM(LSTM(layer.ptr<LSTMImpl>()), projections));
+    }
+    if (exactly<GRUImpl>(module)) {
+      return AnyModule(PackedGRU(GRU(layer.ptr<GRUImpl>()), projections));
+    }
+    return AnyModule(PackedMultiheadAttention(
+        MultiheadAttention(layer.ptr<MultiheadAttentionImpl>()), projections));
   }
 
-  const FileEntry& entry_of(const std::string& name) const {
-    return *entries_.at(name + ".weight");
+  // Whether the layer is of a kind that can be packed, and every matrix of it its own and better
+  // packed.
+  bool is_worth(const std::string& name, torch::nn::Module& module) const {
+    const auto* embedding = exactly<torch::nn::EmbeddingImpl>(module);
+    const bool is_kind =
+        embedding != nullptr ? !embedding->options.max_norm().has_value() : can_be_packed(module);
+    if (!is_kind || !is_read_as_it_is_held(module)) return false;
+    return std::ranges::all_of(matrices_of(module), [&](const auto& matrix) {
+      const FileEntry& entry = *entries_.at(name + "." + matrix.first);
+      return owners_.at(matrix.second.unsafeGetTensorImpl()).size() == 1 &&
+             (embedding != nullptr ? is_worth_packing_rows(entry) : is_worth_packing(entry));
+    });
   }
-  // Whether the weight that forward() reads is the module's parameter, and nobody else's.
-  bool is_own(torch::nn::Module& module) const {
+
+  // Whether the weight that forward() reads is the module's parameter.
+  static bool is_read_as_it_is_held(torch::nn::Module& module) {
     const at::Tensor weight = weight_of(module);
-    const auto parameters = module.named_parameters(/*recurse=*/false);
-    return weight.is_same(parameters["weight"]) &&
-           owners_.at(weight.unsafeGetTensorImpl()).size() == 1;
+    return !weight.defined() || weight.is_same(module.named_parameters(false)["weight"]);
+  }
+
+  Projections projections_in(const std::string& layer) const {
+    const auto packed = [this, layer](const std::string& name, int64_t parts) {
+      return read_packed_parts(reader_, layer + "." + name, parts, packing_, torch_threads());
+    };
+    const auto bias = [this, layer](const std::string& name) {
+      const bool is_there = entries_.contains(layer + "." + name);
+      return is_there ? to_tensor(reader_.read(layer + "." + name)) : at::Tensor();
+    };
+    return {packed, bias};
   }
 
   const FileReader& reader_;
@@ -111,16 +141,13 @@ std::vector<std::string> load_packed_(torch::nn::Sequential& model,
   // Everything is read before anything is written.
   const auto names = model->named_children().keys();
   std::map<std::string, AnyModule> packed;
-  std::set<std::string> replaced;
   for (size_t i = 0; i < model->size(); ++i) {
     const auto twin = twins.twin_of(names[i], layer_at(model, i));
-    if (!twin) continue;
-    packed.emplace(names[i], *twin);
-    replaced.insert({names[i] + ".weight", names[i] + ".bias"});
+    if (twin) packed.emplace(names[i], *twin);
   }
   std::vector<std::pair<at::Tensor, at::Tensor>> dense;  // where it goes, what the file holds
   for (const auto& [name, target] : targets) {
-    if (!replaced.contains(name)) {
+    if (!packed.contains(name.substr(0, name.find('.')))) {
       dense.emplace_back(target, to_tensor(reader.read(name, torch_threads())));
     }
   }

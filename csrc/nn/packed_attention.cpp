@@ -3,7 +3,7 @@
 #include "pomona/error.h"
 
 #include "base/text.h"
-#include "nn/pack_projection.h"
+#include "nn/registered_copy.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
@@ -29,14 +29,14 @@ const torch::nn::MultiheadAttentionImpl& checked(const torch::nn::MultiheadAtten
 }
 
 // The matrices of query, key and value.
-std::vector<at::Tensor> projections(const torch::nn::MultiheadAttentionImpl& attention) {
-  if (attention.in_proj_weight.defined()) return attention.in_proj_weight.detach().chunk(3);
-  return {attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight};
-}
-
-std::vector<at::Tensor> biases(const torch::nn::MultiheadAttentionImpl& attention) {
-  if (!attention.in_proj_bias.defined()) return std::vector<at::Tensor>(3);
-  return attention.in_proj_bias.detach().chunk(3);
+std::vector<Packed> inputs_of(const torch::nn::MultiheadAttentionImpl& attention,
+                              const Projections& projections) {
+  if (attention.in_proj_weight.defined()) return projections.packed("in_proj_weight", 3);
+  std::vector<Packed> matrices;
+  for (const char* name : {"q_proj_weight", "k_proj_weight", "v_proj_weight"}) {
+    matrices.push_back(projections.packed(name, 1).front());
+  }
+  return matrices;
 }
 
 // What is added to the scores.
@@ -64,20 +64,30 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& q, const at::Tensor&
 
 PackedMultiheadAttentionImpl::PackedMultiheadAttentionImpl(
     const torch::nn::MultiheadAttention& attention, const Packing& packing, bool is_batch_first)
+    : PackedMultiheadAttentionImpl(attention, projections_of(*attention, packing), is_batch_first) {
+  to(attention->parameters().front().device());
+}
+
+PackedMultiheadAttentionImpl::PackedMultiheadAttentionImpl(
+    const torch::nn::MultiheadAttention& attention, const Projections& projections,
+    bool is_batch_first)
     : embed_dim(attention->options.embed_dim()),
       num_heads(attention->options.num_heads()),
       kdim(attention->options.kdim()),
       vdim(attention->options.vdim()),
       batch_first(is_batch_first) {
   const auto& dense = checked(attention);
-  const auto pack_in = [&](const char* name, const at::Tensor& weight, const at::Tensor& bias) {
-    return PackedLinear(register_module(name, pack_projection(weight, bias, packing).ptr()));
+  const auto project = [&](const char* name, const Packed& packed, const at::Tensor& bias) {
+    return PackedLinear(register_module(name, PackedLinear(packed, bias).ptr()));
   };
-  const auto weights = projections(dense), bias = biases(dense);
-  q_proj = pack_in("q_proj", weights[0], bias[0]);
-  k_proj = pack_in("k_proj", weights[1], bias[1]);
-  v_proj = pack_in("v_proj", weights[2], bias[2]);
-  out_proj = pack_in("out_proj", dense.out_proj->weight, dense.out_proj->bias);
+  const auto matrices = inputs_of(dense, projections);
+  const at::Tensor bias = projections.bias("in_proj_bias");
+  const auto biases = bias.defined() ? bias.chunk(3) : std::vector<at::Tensor>(3);
+  q_proj = project("q_proj", matrices[0], biases[0]);
+  k_proj = project("k_proj", matrices[1], biases[1]);
+  v_proj = project("v_proj", matrices[2], biases[2]);
+  out_proj = project("out_proj", projections.packed("out_proj.weight", 1).front(),
+                     projections.bias("out_proj.bias"));
   train(dense.is_training());
 }
 

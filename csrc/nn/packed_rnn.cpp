@@ -3,7 +3,7 @@
 #include "pomona/error.h"
 
 #include "base/text.h"
-#include "nn/pack_projection.h"
+#include "nn/registered_copy.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
@@ -34,21 +34,16 @@ std::string words(const Shapes& shapes) {
 
 }  // namespace
 
-PackedCellImpl::PackedCellImpl(const torch::nn::Module& rnn, const std::string& suffix,
-                               const Packing& packing) {
-  const auto parameters = rnn.named_parameters(/*recurse=*/false);
-  const auto find = [&](const char* kind) {
-    const at::Tensor* found = parameters.find(text(kind, "_", suffix));
-    return found == nullptr ? at::Tensor() : *found;
+PackedCellImpl::PackedCellImpl(const Projections& projections, const std::string& suffix,
+                               bool has_projection) {
+  const auto project = [&](const char* name, const char* kind) {
+    const auto packed = projections.packed(text("weight_", kind, "_", suffix), 1);
+    const PackedLinear layer(packed[0], projections.bias(text("bias_", kind, "_", suffix)));
+    return PackedLinear(register_module(name, layer.ptr()));
   };
-  const auto pack_in = [&](const char* name, const char* weight, const char* bias) {
-    if (!find(weight).defined()) return PackedLinear(nullptr);
-    return PackedLinear(
-        register_module(name, pack_projection(find(weight), find(bias), packing).ptr()));
-  };
-  input = pack_in("input", "weight_ih", "bias_ih");
-  hidden = pack_in("hidden", "weight_hh", "bias_hh");
-  projection = pack_in("projection", "weight_hr", "bias_hr");
+  input = project("input", "ih");
+  hidden = project("hidden", "hh");
+  if (has_projection) projection = project("projection", "hr");
 }
 
 void PackedCellImpl::reset() {
@@ -58,8 +53,9 @@ void PackedCellImpl::reset() {
 }
 
 template <class Rnn>
-PackedRnn<Rnn>::PackedRnn(const char* name, size_t states, const torch::nn::Module& rnn,
-                          const torch::nn::detail::RNNOptionsBase& options, const Packing& packing)
+PackedRnn<Rnn>::PackedRnn(const char* name, size_t states,
+                          const torch::nn::detail::RNNOptionsBase& options,
+                          const Projections& projections)
     : input_size(options.input_size()),
       hidden_size(options.hidden_size()),
       num_layers(options.num_layers()),
@@ -72,10 +68,9 @@ PackedRnn<Rnn>::PackedRnn(const char* name, size_t states, const torch::nn::Modu
   for (int64_t layer = 0; layer < num_layers; ++layer) {
     for (const char* direction : {"", "_reverse"}) {
       if (*direction != '\0' && !bidirectional) continue;
-      cells->push_back(PackedCell(rnn, text("l", layer, direction), packing));
+      cells->push_back(PackedCell(projections, text("l", layer, direction), proj_size != 0));
     }
   }
-  this->train(rnn.is_training());
 }
 
 template <class Rnn>
@@ -171,7 +166,14 @@ template class PackedRnn<PackedLSTMImpl>;
 template class PackedRnn<PackedGRUImpl>;
 
 PackedLSTMImpl::PackedLSTMImpl(const torch::nn::LSTM& lstm, const Packing& packing)
-    : PackedRnn("PackedLSTM", 2, *lstm, lstm->options_base, packing) {}
+    : PackedLSTMImpl(lstm, projections_of(*lstm, packing)) {
+  to(lstm->parameters().front().device());
+}
+
+PackedLSTMImpl::PackedLSTMImpl(const torch::nn::LSTM& lstm, const Projections& projections)
+    : PackedRnn("PackedLSTM", 2, lstm->options_base, projections) {
+  train(lstm->is_training());
+}
 
 auto PackedLSTMImpl::step(PackedCellImpl& cell, const at::Tensor& gates, const State& state)
     -> State {
@@ -191,7 +193,14 @@ std::tuple<at::Tensor, std::tuple<at::Tensor, at::Tensor>> PackedLSTMImpl::forwa
 }
 
 PackedGRUImpl::PackedGRUImpl(const torch::nn::GRU& gru, const Packing& packing)
-    : PackedRnn("PackedGRU", 1, *gru, gru->options_base, packing) {}
+    : PackedGRUImpl(gru, projections_of(*gru, packing)) {
+  to(gru->parameters().front().device());
+}
+
+PackedGRUImpl::PackedGRUImpl(const torch::nn::GRU& gru, const Projections& projections)
+    : PackedRnn("PackedGRU", 1, gru->options_base, projections) {
+  train(gru->is_training());
+}
 
 auto PackedGRUImpl::step(PackedCellImpl& cell, const at::Tensor& gates, const State& state)
     -> State {

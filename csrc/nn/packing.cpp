@@ -1,5 +1,9 @@
 #include "pomona/packing.h"
 
+#include "pomona/error.h"
+
+#include "base/text.h"
+#include "format/weight_rows.h"
 #include "infer/csr16_kernel.h"
 #include "infer/lut_layout.h"
 
@@ -14,6 +18,13 @@ constexpr double kMostKept = 0.5;
 std::optional<PackOptions> likely_fastest(const Weight& weight, Precision precision) {
   const auto found = layouts_for(weight, precision);
   return found.empty() ? std::nullopt : std::optional(found.front());
+}
+
+Packed pack_or_float32(const Weight& weight, const Packing& packing,
+                       const ParallelFor& parallel_for) {
+  if (packing.layout) return pack_fastest(weight, packing, parallel_for);
+  const auto found = likely_fastest(weight, packing.precision);
+  return found ? pack(weight, *found, parallel_for) : pack_fastest(weight, {}, parallel_for);
 }
 
 bool is_shared(const FileEntry& entry) {
@@ -57,10 +68,24 @@ Packed pack_fastest(const Weight& weight, const Packing& packing, const Parallel
 
 Packed read_packed(const FileReader& reader, std::string_view name, const Packing& packing,
                    const ParallelFor& parallel_for) {
+  return pack_or_float32(reader.read(name, parallel_for), packing, parallel_for);
+}
+
+std::vector<Packed> read_packed_parts(const FileReader& reader, std::string_view name,
+                                      int64_t parts, const Packing& packing,
+                                      const ParallelFor& parallel_for) {
   const Weight weight = reader.read(name, parallel_for);
-  if (packing.layout) return pack_fastest(weight, packing, parallel_for);
-  const auto found = likely_fastest(weight, packing.precision);
-  return found ? pack(weight, *found, parallel_for) : pack_fastest(weight, {}, parallel_for);
+  if (weight.shape.empty() || parts < 1 || weight.shape[0] % parts != 0) {
+    throw InvalidArgument(text("read_packed_parts: expected `parts` to divide the rows of `", name,
+                               "`, got ", parts, "."));
+  }
+  const int64_t rows = weight.shape[0] / parts;
+  std::vector<Packed> packed;
+  for (int64_t part = 0; part < parts; ++part) {
+    const Weight cut = parts == 1 ? weight : rows_of(weight, part * rows, (part + 1) * rows);
+    packed.push_back(pack_or_float32(cut, packing, parallel_for));
+  }
+  return packed;
 }
 
 Packed read_packed_rows(const FileReader& reader, std::string_view name,
@@ -69,7 +94,9 @@ Packed read_packed_rows(const FileReader& reader, std::string_view name,
 }
 
 bool is_worth_packing(const FileEntry& matrix) {
-  if (matrix.numel == 0 || matrix.shape.size() != 2) return false;
+  const bool is_packable = matrix.dtype == DType::kFloat32 || matrix.dtype == DType::kFloat16 ||
+                           matrix.dtype == DType::kBFloat16;
+  if (matrix.numel == 0 || matrix.shape.size() != 2 || !is_packable) return false;
   return is_shared(matrix) ||
          static_cast<double>(matrix.kept) <= kMostKept * static_cast<double>(matrix.numel);
 }

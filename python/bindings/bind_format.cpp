@@ -201,11 +201,16 @@ std::optional<std::tuple<at::Tensor, at::Tensor, Mask>> read_shared(const FileRe
   return std::tuple{std::move(codebook), std::move(codes), std::move(weight.mask)};
 }
 
-at::Tensor packed_matrix(const FileReader& reader, const std::string& name,
-                         const std::string& layout, const std::string& precision) {
+std::vector<at::Tensor> packed_parts(const FileReader& reader, const std::string& name,
+                                     int64_t parts, const std::string& layout,
+                                     const std::string& precision) {
   Packing packing{.precision = precision_of(precision)};
   if (!layout.empty()) packing.layout = layout_of(layout);
-  return to_tensor(read_packed(reader, name, packing, torch_threads()));
+  std::vector<at::Tensor> tensors;
+  for (const Packed& packed : read_packed_parts(reader, name, parts, packing, torch_threads())) {
+    tensors.push_back(to_tensor(packed));
+  }
+  return tensors;
 }
 
 at::Tensor packed_rows(const FileReader& reader, const std::string& name) {
@@ -220,8 +225,8 @@ void bind_reader(py::module_& m) {
       .def_property_readonly("metadata",
                              [](const FileReader& r) { return py::bytes(r.metadata()); })
       .def("read", &read_tensor, py::arg("name"), ReleaseGil())
-      .def("read_packed", &packed_matrix, py::arg("name"), py::arg("layout"), py::arg("precision"),
-           ReleaseGil())
+      .def("read_packed", &packed_parts, py::arg("name"), py::arg("parts"), py::arg("layout"),
+           py::arg("precision"), ReleaseGil())
       .def("read_packed_rows", &packed_rows, py::arg("name"), ReleaseGil())
       .def("read_shared", &read_shared, py::arg("name"), ReleaseGil())
       .def(

@@ -10,9 +10,16 @@ import torch
 from torch import nn
 
 from . import _C, _packed_cache
+from ._packed_attention import PackedMultiheadAttention
 from ._packed_embedding import PackedEmbedding
-from ._packed_linear import Layout, PackedLinear, Precision, done_precision
+from ._packed_linear import Layout, Precision, done_precision
+from ._packed_rnn import PackedGRU, PackedLSTM
+from ._packed_source import linear
 from ._shell import clean_name
+
+# Layers of several matrices.
+_WHOLE = {nn.LSTM: PackedLSTM, nn.GRU: PackedGRU, nn.MultiheadAttention: PackedMultiheadAttention}
+_PACKABLE = (nn.Linear, nn.Embedding, *_WHOLE)
 
 
 def load_packed_(
@@ -23,26 +30,29 @@ def load_packed_(
     layout: Layout | None = None,
     cache: bool | str | os.PathLike[str] = False,
 ) -> list[str]:
-    """Load a ``.pomona`` file, its pruned or shared linear layers and embeddings packed.
+    """Load a ``.pomona`` file, its pruned or shared layers packed.
 
     The dense weight of a packed layer is never made: beside the packed model this takes the memory
     of one layer as the file holds it. The model may stand on the meta device, so that it never held
-    the weights either (``with torch.device("meta"): model = Net()``). Each ``nn.Linear`` whose
-    weight the file holds shared, or with at most half of its values, becomes a
-    :class:`~pomona.nn.PackedLinear`, and such an ``nn.Embedding`` a
+    the weights either (``with torch.device("meta"): model = Net()``). A matrix is packed that the
+    file holds shared, or with at most half of its values: an ``nn.Linear`` becomes a
+    :class:`~pomona.nn.PackedLinear`; an ``nn.LSTM``, ``nn.GRU`` or ``nn.MultiheadAttention`` all of
+    whose matrices are such, a :class:`~pomona.nn.PackedLSTM`, :class:`~pomona.nn.PackedGRU` or
+    :class:`~pomona.nn.PackedMultiheadAttention`; and an ``nn.Embedding`` a
     :class:`~pomona.nn.PackedEmbedding` where that takes less memory (its rows are unpacked as they
-    are looked up); one with ``max_norm`` stays, and so does a weight that several modules hold.
-    Every other tensor is loaded as by :func:`pomona.load_`, on the CPU where it had no data.
-    Nothing is timed: ``pomona.pack_`` on a loaded model is for who
+    are looked up). What stays dense: an embedding with ``max_norm``, attention with ``add_bias_kv``
+    or ``add_zero_attn``, layers with hooks or inside ``nn.TransformerEncoderLayer``, and a weight
+    that several modules hold. Every other tensor is loaded as by :func:`pomona.load_`, on the CPU
+    where it had no data. Nothing is timed: ``pomona.pack_`` on a loaded model is for who
     wants to keep dense what is faster dense.
 
     Args:
         model: of the names and shapes of the file; on the CPU or the meta device.
         path: the file.
-        precision: what packed linear layers compute in; one that has no layout in it is packed in
-            "fp32", and all are where this processor has no instructions for it (which is said
-            once).
-        layout: of the packed linear layers; None: the likely fastest on this machine.
+        precision: what packed layers compute in (embeddings do not); a matrix that has no layout
+            in it is packed in "fp32", and all are where this processor has no instructions for it
+            (which is said once).
+        layout: of the packed layers; None: the likely fastest on this machine.
         cache: True, or a path: keep what was packed in a file (True: the path with ``.packed``
             behind it), and map it into memory the next time, in milliseconds. It is of this very
             file, version, processor and these options; what is of another, damaged or cannot be
@@ -75,22 +85,19 @@ def load_packed_(
     _check_contents(state, reader.entries)
     layers = _layers(model, {entry.name: entry for entry in reader.entries})
     _check_bufferless(model, state)
-    replaced = {id(module) for places in layers.values() for _, _, module in places}
+    replaced = {id(places[0][2]): places[0][2] for places in layers.values()}
     weights = {
-        clean_name(f"{prefix}.weight")
+        clean_name(f"{prefix}.{name}")
         for prefix, module in model.named_modules(remove_duplicate=False)
         if id(module) in replaced
+        for name in _matrices(module)
     }
     kept = None if cache is False else _packed_cache.path_of(path, cache)
     key = "" if kept is None else _packed_cache.key_of(path, precision, layout)
     found = None if kept is None else _packed_cache.read(kept, key)
-    if found is None or found[0].keys() != layers.keys():
-        packed = {
-            name: reader.read_packed_rows(f"{name}.weight")
-            if isinstance(places[0][2], nn.Embedding)
-            else reader.read_packed(f"{name}.weight", layout or "", precision)
-            for name, places in layers.items()
-        }
+    names = [key for name, places in layers.items() for key in _keys(name, places[0][2])]
+    if found is None or list(found[0]) != names:
+        packed = _read_packed(reader, layers, layout, precision)
         dense = {name: reader.read(name) for name in state if name not in weights}
         if kept is not None:
             _packed_cache.write(kept, key, packed, dense)
@@ -98,26 +105,76 @@ def load_packed_(
         packed, dense = found
     _put_dense(model, dense)
     for name, places in layers.items():
-        layer = _packed_layer(places[0][2], packed[name], dense.get(f"{name}.bias"))
+        layer = _packed_layer(places[0][2], _FileSource(name, packed, dense))
         for parent, attribute, _ in places:
             setattr(parent, attribute, layer)
     return list(layers)
 
 
-def _packed_layer(
-    dense: nn.Module, packed: torch.Tensor, bias: torch.Tensor | None
-) -> PackedLinear | PackedEmbedding:
+def _matrices(module: nn.Module) -> dict[str, int]:
+    """The weights of a layer that are packed, by name, and into how many parts each is cut."""
+    if type(module) in _WHOLE:
+        return _WHOLE[type(module)].matrices(module)
+    return {"weight": 1}
+
+
+def _part_keys(name: str, parts: int) -> list[str]:
+    return [name] if parts == 1 else [f"{name}[{part}]" for part in range(parts)]
+
+
+def _keys(name: str, module: nn.Module) -> list[str]:
+    """The names under which the packed matrices of a layer are kept."""
+    found = _matrices(module).items()
+    return [key for matrix, parts in found for key in _part_keys(f"{name}.{matrix}", parts)]
+
+
+def _read_packed(
+    reader: _C.FileReader, layers: dict[str, Places], layout: Layout | None, precision: Precision
+) -> dict[str, torch.Tensor]:
+    """Every packed matrix of every layer, by the names of _keys()."""
+    packed: dict[str, torch.Tensor] = {}
+    for name, places in layers.items():
+        for matrix, parts in _matrices(places[0][2]).items():
+            full = f"{name}.{matrix}"
+            if isinstance(places[0][2], nn.Embedding):
+                read = [reader.read_packed_rows(full)]
+            else:
+                read = reader.read_packed(full, parts, layout or "", precision)
+            packed.update(zip(_part_keys(full, parts), read, strict=True))
+    return packed
+
+
+class _FileSource:
+    """What was read for the layer of one name."""
+
+    def __init__(
+        self, name: str, packed: dict[str, torch.Tensor], dense: dict[str, torch.Tensor]
+    ) -> None:
+        self._name, self._packed, self._dense = name, packed, dense
+
+    def packed(self, name: str, parts: int) -> list[torch.Tensor]:
+        return [self._packed[key] for key in _part_keys(f"{self._name}.{name}", parts)]
+
+    def bias(self, name: str) -> torch.Tensor | None:
+        return self._dense.get(f"{self._name}.{name}")
+
+
+def _packed_layer(dense: nn.Module, source: _FileSource) -> nn.Module:
+    if type(dense) in _WHOLE:
+        return _WHOLE[type(dense)].from_source(dense, source)
     if isinstance(dense, nn.Embedding):
-        table = PackedEmbedding.from_packed(packed, dense.weight.dtype)
-        return table.train(dense.training)
-    return PackedLinear.from_packed(packed, bias).train(dense.training)
+        (table,) = source.packed("weight", 1)
+        layer: nn.Module = PackedEmbedding.from_packed(table, dense.weight.dtype)
+    else:
+        layer = linear(source, "weight", "bias")
+    return layer.train(dense.training)
 
 
 Places = list[tuple[nn.Module, str, nn.Module]]
 
 
 def _check_model(model: Any) -> None:
-    if not isinstance(model, nn.Module) or type(model) in (nn.Linear, nn.Embedding):
+    if not isinstance(model, nn.Module) or type(model) in _PACKABLE:
         raise _C.InvalidArgument(
             "load_packed_: expected `model` to be a torch.nn.Module that contains its layers, "
             f"got {type(model).__name__}."
@@ -159,26 +216,36 @@ def _layers(model: nn.Module, entries: dict[str, _C.FileEntry]) -> dict[str, Pla
             owners.setdefault(id(parameter), set()).add(id(module))
     for prefix, parent in model.named_modules():
         for attribute, module in parent._modules.items():
-            if not _is_packable(parent, module) or len(owners[id(module.weight)]) > 1:
+            if module is None or not _is_packable(parent, module):
                 continue
             name = clean_name(f"{prefix}.{attribute}" if prefix else attribute)
-            entry = entries[f"{names.get(id(module), name)}.weight"]
-            is_table = isinstance(module, nn.Embedding)
-            if not (entry.is_worth_packing_rows if is_table else entry.is_worth_packing):
+            first = names.get(id(module), name)
+            matrices = {matrix: module.get_parameter(matrix) for matrix in _matrices(module)}
+            if any(len(owners[id(parameter)]) > 1 for parameter in matrices.values()):
                 continue
-            name = names.setdefault(id(module), name)
-            found.setdefault(name, []).append((parent, attribute, module))
+            if not all(_is_worth(module, entries[f"{first}.{matrix}"]) for matrix in matrices):
+                continue
+            names.setdefault(id(module), name)
+            found.setdefault(first, []).append((parent, attribute, module))
     return found
 
 
-def _is_packable(parent: nn.Module, module: nn.Module | None) -> bool:
+def _is_worth(module: nn.Module, entry: _C.FileEntry) -> bool:
+    is_table = isinstance(module, nn.Embedding)
+    return entry.is_worth_packing_rows if is_table else entry.is_worth_packing
+
+
+def _is_packable(parent: nn.Module, module: nn.Module) -> bool:
     """Whether the layer is of a kind that can be packed, and only called."""
-    if module is None or module._forward_hooks or module._forward_pre_hooks:
+    if type(module) not in _PACKABLE or module._forward_hooks or module._forward_pre_hooks:
         return False
-    if type(module) is nn.Embedding:
+    if isinstance(module, nn.Embedding):
         return module.max_norm is None
-    is_read = isinstance(parent, (nn.TransformerEncoderLayer, nn.MultiheadAttention))
-    return type(module) is nn.Linear and not is_read
+    if isinstance(module, nn.MultiheadAttention) and (
+        module.bias_k is not None or module.add_zero_attn
+    ):
+        return False
+    return not isinstance(parent, (nn.TransformerEncoderLayer, nn.MultiheadAttention))
 
 
 def _check_bufferless(model: nn.Module, state: dict[str, torch.Tensor]) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from . import _C
 from ._packed_linear import Layout, PackedLinear, Precision
+from ._packed_source import ModuleSource, Source, linear
 
 
 class PackedMultiheadAttention(nn.Module):
@@ -56,18 +57,39 @@ class PackedMultiheadAttention(nn.Module):
                 "PackedMultiheadAttention: expected `attention` without add_bias_kv and "
                 "add_zero_attn, got one with."
             )
+        self._fill(attention, ModuleSource(attention, layout, precision))
+
+    @classmethod
+    def from_source(
+        cls, attention: nn.MultiheadAttention, source: Source
+    ) -> PackedMultiheadAttention:
+        """A layer like ``attention``, whose weights are read from elsewhere."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._fill(attention, source)
+        return layer
+
+    @staticmethod
+    def matrices(attention: nn.MultiheadAttention) -> dict[str, int]:
+        """The matrices of a torch module by name, and into how many each is cut."""
+        if attention.in_proj_weight is not None:
+            return {"in_proj_weight": 3, "out_proj.weight": 1}
+        return {**{f"{name}_proj_weight": 1 for name in "qkv"}, "out_proj.weight": 1}
+
+    def _fill(self, attention: nn.MultiheadAttention, source: Source) -> None:
         self.embed_dim, self.num_heads = attention.embed_dim, attention.num_heads
         self.kdim, self.vdim = attention.kdim, attention.vdim
         self.batch_first = attention.batch_first
-        weights = _projections(attention)
-        bias = attention.in_proj_bias
-        biases = (None, None, None) if bias is None else bias.chunk(3)
-        options: dict[str, Any] = {"layout": layout, "precision": precision}
-        self.q_proj, self.k_proj, self.v_proj = (
-            PackedLinear(w, b, **options) for w, b in zip(weights, biases, strict=True)
-        )
-        out = attention.out_proj
-        self.out_proj = PackedLinear(out.weight, out.bias, **options)
+        weights = [
+            part
+            for name, parts in self.matrices(attention).items()
+            if name != "out_proj.weight"
+            for part in source.packed(name, parts)
+        ]
+        bias = source.bias("in_proj_bias")
+        biases = [None] * 3 if bias is None else [part.clone() for part in bias.chunk(3)]
+        self.q_proj, self.k_proj, self.v_proj = map(PackedLinear.from_packed, weights, biases)
+        self.out_proj = linear(source, "out_proj.weight", "out_proj.bias")
         self.train(attention.training)
 
     @classmethod
@@ -157,13 +179,6 @@ class PackedMultiheadAttention(nn.Module):
                     f"PackedMultiheadAttention: expected `{name}` of shape [steps, {size}], or of "
                     f"three dimensions with a batch, got {got}."
                 )
-
-
-def _projections(attention: nn.MultiheadAttention) -> tuple[torch.Tensor, ...]:
-    """The matrices of query, key and value."""
-    if attention.in_proj_weight is not None:
-        return attention.in_proj_weight.detach().chunk(3)
-    return tuple(getattr(attention, f"{name}_proj_weight").detach() for name in "qkv")
 
 
 def _added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

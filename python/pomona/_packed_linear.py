@@ -42,14 +42,14 @@ def _say_once(message: str) -> None:
     _log.warning(message)
 
 
-def _pack(weight: torch.Tensor, layout: Layout | None, precision: Precision) -> torch.Tensor:
-    """The packed bytes, on the CPU."""
+def packed_bytes(weight: torch.Tensor, layout: Layout | None, precision: Precision) -> torch.Tensor:
+    """A matrix as a layer keeps it, on its device."""
     weight = weight.detach()
     if layout is None:
         # Others run on the CPU only.
         found = _C.layouts_for(weight, "weight", precision) if weight.is_cpu else ["csr16"]
         layout = found[0] if found else ("pg32" if precision == "bf16" else "pgv")
-    return _C.pack(weight, "weight", layout, precision)
+    return _C.pack(weight, "weight", layout, precision).to(weight.device)
 
 
 class PackedLinear(PackedLayer):
@@ -106,10 +106,10 @@ class PackedLinear(PackedLayer):
             raise _C.InvalidArgument(
                 f"PackedLinear: expected `weight` to be a tensor, got {type(weight).__name__}."
             )
-        packed = _pack(weight, layout, precision)
+        packed = packed_bytes(weight, layout, precision)
         self.out_features, self.in_features = weight.shape
         self.relu = relu
-        self.register_buffer("packed", packed.to(weight.device))
+        self.register_buffer("packed", packed)
         self._check_bias(bias)
         self.register_buffer(
             "bias", None if bias is None else bias.detach().to(weight.device, copy=True)

@@ -6,9 +6,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import _C
-from ._packed_linear import Layout, PackedLinear, Precision
+from ._packed_linear import Layout, Precision
+from ._packed_source import ModuleSource, Source, linear
 
 _Rnn = TypeVar("_Rnn", bound="_PackedRnn")
 
@@ -33,18 +35,31 @@ class _PackedRnn(nn.Module):
                 f"{type(self).__name__}: expected `rnn` to be a torch.nn.{self._dense.__name__}, "
                 f"got {type(rnn).__name__}."
             )
+        self._fill(rnn, ModuleSource(rnn, layout, precision))
+
+    @classmethod
+    def from_source(cls: type[_Rnn], rnn: nn.RNNBase, source: Source) -> _Rnn:
+        """A layer like ``rnn``, whose weights are read from elsewhere."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._fill(rnn, source)
+        return layer
+
+    @staticmethod
+    def matrices(rnn: nn.RNNBase) -> dict[str, int]:
+        """The matrices of a torch module by name, and into how many each is cut."""
+        return {name: 1 for name, _ in rnn.named_parameters() if name.startswith("weight")}
+
+    def _fill(self, rnn: nn.RNNBase, source: Source) -> None:
         self.input_size, self.hidden_size = rnn.input_size, rnn.hidden_size
         self.num_layers, self.batch_first = rnn.num_layers, rnn.batch_first
         self.bidirectional, self.proj_size = rnn.bidirectional, rnn.proj_size
         self.cells = nn.ModuleList()
-        options: dict[str, Any] = {"layout": layout, "precision": precision}
         for suffix in self._suffixes():
             cell = nn.ModuleDict()
             for name, kind in (("input", "ih"), ("hidden", "hh"), ("projection", "hr")):
-                weight = getattr(rnn, f"weight_{kind}_{suffix}", None)
-                if weight is not None:
-                    bias = getattr(rnn, f"bias_{kind}_{suffix}", None)
-                    cell[name] = PackedLinear(weight, bias, **options)
+                if hasattr(rnn, f"weight_{kind}_{suffix}"):
+                    cell[name] = linear(source, f"weight_{kind}_{suffix}", f"bias_{kind}_{suffix}")
             self.cells.append(cell)
         self.train(rnn.training)
 
@@ -59,30 +74,54 @@ class _PackedRnn(nn.Module):
         """The same network, packed; see the class."""
         return cls(rnn, layout=layout, precision=precision)
 
-    def forward(self, input: torch.Tensor, hx: Any = None) -> tuple[torch.Tensor, Any]:
+    def forward(
+        self, input: torch.Tensor | PackedSequence, hx: Any = None
+    ) -> tuple[torch.Tensor | PackedSequence, Any]:
         """As the torch module: ``(output, state)``, shapes as there."""
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx)
         self._check_input(input)
         is_single = input.dim() == 2
         steps = input.unsqueeze(1) if is_single else input
         if self.batch_first and not is_single:
             steps = steps.transpose(0, 1)
-        states = self._initial(hx, steps, is_single)
-        finals: list[tuple[torch.Tensor, ...]] = []
-        directions = 2 if self.bidirectional else 1
-        for layer in range(self.num_layers):
-            outputs = []
-            for direction in range(directions):
-                index = layer * directions + direction
-                state = tuple(s[index] for s in states)
-                output, state = self._run(self.cells[index], steps, state, direction == 1)
-                outputs.append(output)
-                finals.append(state)
-            steps = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+        steps, hidden = self._forward(steps, self._initial(hx, steps, is_single), None)
         output = steps.transpose(0, 1) if self.batch_first and not is_single else steps
-        hidden = tuple(torch.stack(kind) for kind in zip(*finals, strict=True))
         if is_single:
             output, hidden = output.squeeze(1), tuple(s.squeeze(1) for s in hidden)
         return output, hidden if self._states > 1 else hidden[0]
+
+    def _forward_packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+        """Sequences of different lengths; states in the order of the unsorted batch."""
+        steps, lengths = pad_packed_sequence(input)
+        self._check_input(steps)
+        state = self._initial(hx, steps, False)
+        steps, hidden = self._forward(steps, state, lengths.to(steps.device))
+        if input.sorted_indices is not None:
+            steps = steps.index_select(1, input.sorted_indices)
+            lengths = lengths[input.sorted_indices.cpu()]
+        data = pack_padded_sequence(steps, lengths).data
+        output = PackedSequence(
+            data, input.batch_sizes, input.sorted_indices, input.unsorted_indices
+        )
+        return output, hidden if self._states > 1 else hidden[0]
+
+    def _forward(
+        self, steps: torch.Tensor, begin: tuple[torch.Tensor, ...], lengths: torch.Tensor | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """All layers on steps ``[T, N, features]``; the outputs and the last states."""
+        finals: list[tuple[torch.Tensor, ...]] = []
+        directions = 2 if self.bidirectional else 1
+        for first in range(0, len(self.cells), directions):
+            outputs = []
+            for index in range(first, first + directions):
+                state = tuple(s[index] for s in begin)
+                is_reverse = index > first
+                output, state = self._run(self.cells[index], steps, state, is_reverse, lengths)
+                outputs.append(output)
+                finals.append(state)
+            steps = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+        return steps, tuple(torch.stack(kind) for kind in zip(*finals, strict=True))
 
     def extra_repr(self) -> str:
         """What print() shows."""
@@ -102,13 +141,19 @@ class _PackedRnn(nn.Module):
         steps: torch.Tensor,
         state: tuple[torch.Tensor, ...],
         is_reverse: bool,
+        lengths: torch.Tensor | None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """One layer in one direction over all steps ``[T, N, features]``."""
+        """One layer in one direction; past its length a sequence keeps its state."""
         gates = cell["input"](steps)
         outputs: list[torch.Tensor] = []
         order = range(len(steps) - 1, -1, -1) if is_reverse else range(len(steps))
         for t in order:
-            state = self._step(cell, gates[t], state)
+            stepped = self._step(cell, gates[t], state)
+            if lengths is not None:
+                goes_on = (lengths > t).unsqueeze(1)
+                pairs = zip(stepped, state, strict=True)
+                stepped = tuple(torch.where(goes_on, new, old) for new, old in pairs)
+            state = stepped
             outputs.append(state[0])
         if is_reverse:
             outputs.reverse()
@@ -123,8 +168,8 @@ class _PackedRnn(nn.Module):
         name = type(self).__name__
         if not isinstance(input, torch.Tensor):
             raise _C.InvalidArgument(
-                f"{name}: expected `input` to be a tensor, got {type(input).__name__}. Pad a "
-                "PackedSequence first."
+                f"{name}: expected `input` to be a tensor or a PackedSequence, "
+                f"got {type(input).__name__}."
             )
         fits = input.dim() in (2, 3) and input.shape[-1] == self.input_size
         is_empty = input.dim() == 3 and input.shape[1 if self.batch_first else 0] == 0
@@ -154,8 +199,8 @@ class _PackedRnn(nn.Module):
 class PackedLSTM(_PackedRnn):
     """``torch.nn.LSTM`` on packed weights, for inference: both matrices of every layer are packed.
 
-    Takes and returns what the torch module does (no PackedSequence); dropout between layers is
-    left out. All layers and directions, projections and unbatched input work.
+    Takes and returns what the torch module does, a PackedSequence among it; dropout between layers
+    is left out. All layers and directions, projections and unbatched input work.
 
     Args:
         rnn: a torch.nn.LSTM, its weights finite; copied.

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from . import _C
@@ -327,8 +326,6 @@ def _decide(layer: _Layer, precision: Precision, verify: float) -> tuple[PackRow
         return row("dense", why), None
     if layer.given is None:
         return row("dense", "not called with the example"), None
-    if any(isinstance(value, PackedSequence) for value in layer.given[0]):
-        return row("dense", "given a PackedSequence"), None
     candidates = layer.candidates(precision)
     if not candidates:
         return row("dense", f"no layout holds it in {precision}"), None

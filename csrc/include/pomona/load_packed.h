@@ -12,16 +12,18 @@
 
 namespace pomona::nn {
 
-// Loads a file of a Sequential; its pruned or shared Linear and Embedding layers become
-// PackedLinear and PackedEmbedding, and their names are returned. The dense weight that the file
+// Loads a file of a Sequential; its pruned or shared Linear, LSTM, GRU, MultiheadAttention and
+// Embedding layers become PackedLinear, PackedLSTM, PackedGRU, PackedMultiheadAttention and
+// PackedEmbedding, and their names are returned. The dense weight that the file
 // holds of a packed layer is never made, and the model's own is let go: beside the packed layers
 // this takes the memory of one layer as the file holds it, and of what stays dense.
 //
-// Packed is what the file holds shared or with at most half of its values (is_worth_packing()), of
-// embeddings if that takes less memory (is_worth_packing_rows()); not a weight that another module
-// holds too, a subclass, or an Embedding with max_norm. Nothing is timed: pack_ does that.
-// `packing` is for Linear layers; one that has no layout in its precision is packed in kFloat32,
-// and all are where this processor has no instructions for it.
+// Packed is a layer all of whose matrices the file holds shared or with at most half of their
+// values (is_worth_packing()), of embeddings if that takes less memory (is_worth_packing_rows());
+// not a weight that another module holds too, a subclass, attention with bias_kv or zero_attn, or
+// an Embedding with max_norm. Nothing is timed: pack_ does that. `packing` is for all but
+// embeddings; a matrix that has no layout in its precision is packed in kFloat32, and all are where
+// this processor has no instructions for it.
 //
 // Throws InvalidArgument for names, shapes or dtypes that do not fit (all are listed), a tensor on
 // another device than the CPU, a layout that cannot hold a layer, NaN or Inf in one;

@@ -4,6 +4,7 @@
 
 #include "pomona/export.h"
 #include "pomona/nn.h"
+#include "pomona/projections.h"
 
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/activation.h>
@@ -23,6 +24,9 @@ class POMONA_API PackedMultiheadAttentionImpl
   // The weights are copied, on their device. `batch_first` is Python's option: LibTorch has none.
   explicit PackedMultiheadAttentionImpl(const torch::nn::MultiheadAttention& attention,
                                         const Packing& packing = {}, bool batch_first = false);
+  // As `attention`, with the weights of another place.
+  PackedMultiheadAttentionImpl(const torch::nn::MultiheadAttention& attention,
+                               const Projections& projections, bool batch_first = false);
   void reset() override;  // what clone() needs: registers copies
   void pretty_print(std::ostream& stream) const override;
   // query [steps, batch, embed_dim], key [keys, batch, kdim], value [keys, batch, vdim] (the batch

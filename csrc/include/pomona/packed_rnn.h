@@ -4,6 +4,7 @@
 
 #include "pomona/export.h"
 #include "pomona/nn.h"
+#include "pomona/projections.h"
 
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/container/modulelist.h>
@@ -21,8 +22,8 @@ namespace pomona::nn {
 // The packed matrices of one layer in one direction.
 class POMONA_API PackedCellImpl : public torch::nn::Cloneable<PackedCellImpl> {
  public:
-  // The matrices of `rnn` whose names end in `suffix`. Throws as pack_fastest().
-  PackedCellImpl(const torch::nn::Module& rnn, const std::string& suffix, const Packing& packing);
+  // The matrices whose names end in `suffix`.
+  PackedCellImpl(const Projections& projections, const std::string& suffix, bool has_projection);
   void reset() override;  // what clone() needs: registers copies
 
   PackedLinear input{nullptr};       // [gates * hidden_size, features], for all steps at once
@@ -52,8 +53,8 @@ class POMONA_API PackedRnn : public torch::nn::Cloneable<Rnn> {
  protected:
   using State = std::vector<at::Tensor>;  // what a step hands on: the output first
 
-  PackedRnn(const char* name, size_t states, const torch::nn::Module& rnn,
-            const torch::nn::detail::RNNOptionsBase& options, const Packing& packing);
+  PackedRnn(const char* name, size_t states, const torch::nn::detail::RNNOptionsBase& options,
+            const Projections& projections);
   // The output and the last states. `given` empty: zeros. Throws InvalidArgument for an input or
   // states of other shapes, and for no step.
   std::pair<at::Tensor, State> run(const at::Tensor& input, State given);
@@ -78,6 +79,8 @@ class POMONA_API PackedLSTMImpl : public PackedRnn<PackedLSTMImpl> {
   // The weights are copied, on their device. Throws InvalidArgument for NaN or Inf, a dtype or a
   // layout that cannot hold a weight.
   explicit PackedLSTMImpl(const torch::nn::LSTM& lstm, const Packing& packing = {});
+  // As `lstm`, with the weights of another place.
+  PackedLSTMImpl(const torch::nn::LSTM& lstm, const Projections& projections);
   // hx: (hidden, memory). Returns (output, (hidden, memory)).
   std::tuple<at::Tensor, std::tuple<at::Tensor, at::Tensor>> forward(
       const at::Tensor& input, std::optional<std::tuple<at::Tensor, at::Tensor>> hx = {});
@@ -96,6 +99,7 @@ class POMONA_API PackedGRUImpl : public PackedRnn<PackedGRUImpl> {
  public:
   // As PackedLSTM.
   explicit PackedGRUImpl(const torch::nn::GRU& gru, const Packing& packing = {});
+  PackedGRUImpl(const torch::nn::GRU& gru, const Projections& projections);
   // hx undefined: zeros. Returns (output, hidden).
   std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& input, at::Tensor hx = {});
 

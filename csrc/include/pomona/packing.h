@@ -9,6 +9,7 @@
 
 #include <optional>
 #include <string_view>
+#include <vector>
 
 namespace pomona {
 
@@ -31,11 +32,17 @@ POMONA_API Packed pack_fastest(const Weight& weight, const Packing& packing = {}
 // FileReader::read().
 POMONA_API Packed read_packed(const FileReader& reader, std::string_view name,
                               const Packing& packing = {}, const ParallelFor& parallel_for = {});
+// The same of a matrix that is several, one above the other: parts of as many rows each. Throws
+// InvalidArgument as well unless `parts` divides its rows.
+POMONA_API std::vector<Packed> read_packed_parts(const FileReader& reader, std::string_view name,
+                                                 int64_t parts, const Packing& packing = {},
+                                                 const ParallelFor& parallel_for = {});
 // The same for a table whose rows are looked up (pack_rows).
 POMONA_API Packed read_packed_rows(const FileReader& reader, std::string_view name,
                                    const ParallelFor& parallel_for = {});
 
-// Whether load_packed_ packs a matrix: one that is shared, or keeps at most half of its values.
+// Whether load_packed_ packs a matrix: one in float32, float16 or bfloat16 that is shared, or keeps
+// at most half of its values.
 POMONA_API bool is_worth_packing(const FileEntry& matrix);
 // Whether it packs a table: one that is_worth_packing(), if that takes less memory than the table.
 POMONA_API bool is_worth_packing_rows(const FileEntry& table);

@@ -3,6 +3,8 @@
 #include "pomona/error.h"
 #include "pomona/io.h"
 #include "pomona/nn.h"
+#include "pomona/packed_attention.h"
+#include "pomona/packed_rnn.h"
 
 #include "error_of.h"
 #include "temporary_folder.h"
@@ -11,8 +13,10 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/rand_like.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/rnn.h>
 #include <torch/utils.h>
 
 #include <gtest/gtest.h>
@@ -126,6 +130,65 @@ TEST(LoadPacked, LeavesWhatOthersReadOrWhatWouldGrow) {
   // The layer inside another module stays, and is loaded.
   EXPECT_TRUE(at::equal(model->named_parameters()["1.inner.weight"],
                         dense->named_parameters()["1.inner.weight"]));
+}
+
+// Prunes every matrix of a layer to a third; saves it and loads it packed into another like it.
+template <class Packed, class Layer, class... Inputs>
+void expect_whole(const Layer& dense_layer, const Layer& layer, const Inputs&... inputs) {
+  const torch::NoGradGuard no_grad;
+  const TemporaryFolder folder;
+  torch::nn::Sequential dense(dense_layer), model(layer);
+  for (auto& item : dense->named_parameters()) {
+    if (item.key().find("weight") == std::string::npos) continue;
+    item.value().masked_fill_(at::rand_like(item.value()) >= 0.3, 0);
+  }
+  dense->eval();
+  model->eval();
+  pomona::save(*dense, folder / "net.pomona");
+  EXPECT_EQ(load_packed_(model, folder / "net.pomona"), Names{"0"});
+  auto* packed = model[0]->template as<typename Packed::ContainedType>();
+  ASSERT_NE(packed, nullptr);
+  EXPECT_FALSE(packed->is_training());
+  EXPECT_TRUE(at::allclose(std::get<0>(packed->forward(inputs...)),
+                           std::get<0>(dense_layer.ptr()->forward(inputs...)), 1e-4, 1e-5));
+}
+
+TEST(LoadPacked, PacksLayersOfSeveralMatrices) {
+  const at::Tensor x = at::randn({5, 2, 24});
+  const auto lstm = [] {
+    return torch::nn::LSTM(
+        torch::nn::LSTMOptions(24, 16).num_layers(2).bidirectional(true).proj_size(8));
+  };
+  expect_whole<pomona::nn::PackedLSTM>(lstm(), lstm(), x);
+  expect_whole<pomona::nn::PackedGRU>(torch::nn::GRU(24, 16), torch::nn::GRU(24, 16), x);
+  const auto attention = [](bool has_bias) {
+    return torch::nn::MultiheadAttention(
+        torch::nn::MultiheadAttentionOptions(24, 4).bias(has_bias));
+  };
+  for (const bool has_bias : {true, false}) {
+    expect_whole<pomona::nn::PackedMultiheadAttention>(attention(has_bias), attention(has_bias), x,
+                                                       x, x);
+  }
+  const auto of_other_sizes = [] {
+    return torch::nn::MultiheadAttention(
+        torch::nn::MultiheadAttentionOptions(24, 4).kdim(10).vdim(10));
+  };
+  const at::Tensor other = at::randn({7, 2, 10});
+  expect_whole<pomona::nn::PackedMultiheadAttention>(of_other_sizes(), of_other_sizes(), x, other,
+                                                     other);
+}
+
+TEST(LoadPacked, LeavesALayerOneOfWhoseMatricesIsDense) {
+  const TemporaryFolder folder;
+  const torch::NoGradGuard no_grad;
+  torch::nn::LSTM lstm(24, 16);
+  torch::nn::Sequential dense(lstm), model(torch::nn::LSTM(24, 16));
+  lstm->named_parameters()["weight_ih_l0"].masked_fill_(
+      at::rand_like(lstm->named_parameters()["weight_ih_l0"]) >= 0.3, 0);
+  pomona::save(*dense, folder / "net.pomona");
+  EXPECT_EQ(load_packed_(model, folder / "net.pomona"), Names{});
+  EXPECT_TRUE(at::equal(model->named_parameters()["0.weight_hh_l0"],
+                        dense->named_parameters()["0.weight_hh_l0"]));
 }
 
 TEST(LoadPacked, PacksNoWeightThatAnotherLayerReads) {

@@ -402,6 +402,9 @@ def test_what_is_no_chain_of_products_says_why_it_stays():
     report = pomona.pack_(transformer, example=torch.randn(1, 3, 8))
     assert {row.why for row in report.rows} == {"its parent reads the weight"}
 
+
+@pytest.mark.usefixtures("packed_wins")
+def test_an_lstm_that_is_given_a_packed_sequence_is_packed():
     class Reader(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -410,8 +413,10 @@ def test_what_is_no_chain_of_products_says_why_it_stays():
         def forward(self, x):
             return self.lstm(nn.utils.rnn.pack_sequence([x]))[0].data
 
-    report = pomona.pack_(Reader(), example=torch.randn(5, 4))
-    assert [row.why for row in report.rows] == ["given a PackedSequence"]
+    model, x = Reader(), torch.randn(5, 4)
+    expected = model(x)
+    assert pomona.pack_(model, example=x).packed == ["lstm"]
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_lstm_that_is_not_finite_is_named():

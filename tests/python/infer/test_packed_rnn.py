@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_sequence
 
 from pomona import InvalidArgument
 from pomona.nn import PackedGRU, PackedLSTM
@@ -75,6 +76,29 @@ def test_copies_and_states_compute_the_same(dense, packed):
     assert_same(other(x), expected)
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("dense", "packed"), PAIRS)
+@torch.no_grad()
+def test_sequences_of_different_lengths(dense, packed, options):
+    torch.manual_seed(0)
+    rnn = sparse(dense(12, 9, **options))
+    ours = packed(rnn)
+    sequences = [torch.randn(steps, 12) for steps in (3, 7, 1, 7, 4)]
+    for is_sorted in (False, True):
+        if is_sorted:
+            sequences.sort(key=len, reverse=True)
+        x = pack_sequence(sequences, enforce_sorted=is_sorted)
+        expected, state = rnn(x)
+        output, ours_state = ours(x)
+        assert type(output) is type(expected)
+        assert_same(output[:2], expected[:2])
+        assert_same([ours_state], [state])
+        assert_same([ours(x, state)[1]], [rnn(x, state)[1]])
+        if not is_sorted:
+            assert torch.equal(output.sorted_indices, expected.sorted_indices)
+            assert torch.equal(output.unsorted_indices, expected.unsorted_indices)
+
+
 @torch.no_grad()
 def test_it_compiles_and_exports():
     ours, x = PackedLSTM(sparse(nn.LSTM(12, 9))), torch.randn(3, 1, 12)
@@ -89,7 +113,11 @@ def test_it_compiles_and_exports():
         (lambda: PackedGRU(nn.RNN(3, 3)), "expected `rnn` to be a torch.nn.GRU, got RNN"),
         (lambda: PackedGRU(nn.GRU(3, 4))(torch.ones(2, 4)), r"\[steps, 3\].* got \[2, 4\]"),
         (lambda: PackedGRU(nn.GRU(3, 4))(torch.ones(0, 3)), r"with a step, got \[0, 3\]"),
-        (lambda: PackedGRU(nn.GRU(3, 4))([1]), "expected `input` to be a tensor, got list"),
+        (lambda: PackedGRU(nn.GRU(3, 4))([1]), "to be a tensor or a PackedSequence, got"),
+        (
+            lambda: PackedGRU(nn.GRU(3, 4))(pack_sequence([torch.ones(2, 4)])),
+            r"\[steps, 3\].* got \[2, 1, 4\]",
+        ),
         (
             lambda: PackedLSTM(nn.LSTM(3, 4))(
                 torch.ones(2, 3), (torch.ones(1, 4), torch.ones(1, 3))

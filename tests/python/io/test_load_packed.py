@@ -11,7 +11,13 @@ from torch import nn
 
 import pomona
 from pomona import CorruptFile, InvalidArgument
-from pomona.nn import PackedEmbedding, PackedLinear
+from pomona.nn import (
+    PackedEmbedding,
+    PackedGRU,
+    PackedLinear,
+    PackedLSTM,
+    PackedMultiheadAttention,
+)
 
 
 class Net(nn.Module):
@@ -332,3 +338,84 @@ def test_a_cache_that_cannot_be_written_is_said_and_left(path, tmp_path, caplog)
     with pytest.raises(InvalidArgument, match="expected `cache` to be a bool or a path, got 3"):
         pomona.load_packed_(on_meta(), path, cache=3)
     assert [file.name for file in tmp_path.iterdir()] == ["net.pomona"]
+
+
+class Sequences(nn.Module):
+    """Layers of several matrices: pruned, and what of them stays dense."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(24, 16, num_layers=2, bidirectional=True, proj_size=8)
+        self.gru = nn.GRU(16, 24, batch_first=True, bias=False)
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=True)
+        self.other = nn.MultiheadAttention(24, 4, kdim=10, vdim=6)
+        self.encoder = nn.TransformerEncoderLayer(24, 4, 30, batch_first=True)
+        self.with_bias_kv = nn.MultiheadAttention(24, 4, add_bias_kv=True)
+        self.partly = nn.LSTM(24, 16)  # one of its matrices is dense
+
+    def forward(self, x):
+        x = self.gru(self.lstm(x)[0])[0]
+        x = self.attention(x, x, x, need_weights=False)[0]
+        x = self.encoder(x)
+        x = self.with_bias_kv(x, x, x)[0] + self.other(x, x[..., :10], x[..., :6])[0]
+        return self.partly(x)[0]
+
+
+@pytest.fixture
+def sequences(tmp_path):
+    torch.manual_seed(0)
+    model = Sequences().eval()
+    rules = {"partly.weight_hh*": None, "*weight*": 0.7}
+    pomona.Pruner(model, rules).step()
+    pomona.save(model, tmp_path / "sequences.pomona")
+    return model, tmp_path / "sequences.pomona"
+
+
+STEPS = torch.randn(5, 3, 24, generator=torch.Generator().manual_seed(2))
+WHOLE = {
+    "lstm": PackedLSTM,
+    "gru": PackedGRU,
+    "attention": PackedMultiheadAttention,
+    "other": PackedMultiheadAttention,
+}
+
+
+@pytest.mark.parametrize("is_on_meta", [False, True])
+def test_layers_of_several_matrices_are_packed(sequences, is_on_meta):
+    dense, path = sequences
+    with torch.device("meta" if is_on_meta else "cpu"):
+        model = Sequences().eval()
+    packed = pomona.load_packed_(model, path)
+    # What nn.TransformerEncoderLayer reads stays, as do bias_kv and a layer with a dense matrix.
+    assert packed == [*WHOLE]
+    assert {name: type(getattr(model, name)) for name in WHOLE} == WHOLE
+    assert type(model.partly) is nn.LSTM
+    assert type(model.encoder.self_attn) is nn.MultiheadAttention
+    assert not any(value.is_meta for value in model.state_dict().values())
+    torch.testing.assert_close(model(STEPS), dense(STEPS))
+
+
+def test_they_come_from_the_cache_as_well(sequences, monkeypatch):
+    dense, path = sequences
+    first, second = Sequences().eval(), Sequences().eval()
+    pomona.load_packed_(first, path, cache=True)
+    monkeypatch.delattr(pomona._C.FileReader, "read_packed")
+    assert pomona.load_packed_(second, path, cache=True) == [*WHOLE]
+    torch.testing.assert_close(second(STEPS), dense(STEPS))
+
+
+def test_a_layout_that_cannot_hold_a_part_leaves_the_model(sequences):
+    _, path = sequences
+    model = Sequences().eval()
+    with pytest.raises(InvalidArgument, match=r"`lstm.weight_ih_l0` to fit pg32 in fp32"):
+        pomona.load_packed_(model, path, layout="pg32")
+    assert type(model.lstm) is nn.LSTM
+
+
+def test_a_double_stays_dense(tmp_path):
+    model = nn.Sequential(nn.Linear(8, 8, dtype=torch.float64))
+    pomona.Pruner(model, {"*": 0.7}).step()
+    pomona.save(model, tmp_path / "net.pomona")
+    other = nn.Sequential(nn.Linear(8, 8, dtype=torch.float64))
+    assert pomona.load_packed_(other, tmp_path / "net.pomona") == []
+    assert torch.equal(other[0].weight, model[0].weight)
