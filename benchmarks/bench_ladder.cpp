@@ -13,6 +13,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -205,10 +206,15 @@ void multiplies(benchmark::State& state, const Rung& rung, const pomona::Weight&
 
 // As many bytes, read and added up: what the caches and the memory give.
 void reads(benchmark::State& state, int64_t bytes) {
-  const std::vector<uint64_t> memory(static_cast<size_t>(bytes / 8) + 1, 1);
+  constexpr size_t kSums = 16;  // so many that none waits for another
+  const std::vector<uint64_t> memory((static_cast<size_t>(bytes) / 8 / kSums + 1) * kSums, 1);
   for (auto each : state) {
     static_cast<void>(each);
-    benchmark::DoNotOptimize(std::accumulate(memory.begin(), memory.end(), uint64_t{0}));
+    std::array<uint64_t, kSums> sums{};
+    for (size_t i = 0; i < memory.size(); i += kSums) {
+      for (size_t s = 0; s < kSums; ++s) sums[s] += memory[i + s];
+    }
+    benchmark::DoNotOptimize(sums);
   }
   state.counters["bytes"] = static_cast<double>(bytes);
 }
@@ -216,13 +222,12 @@ void reads(benchmark::State& state, int64_t bytes) {
 // A product (three cycles) and a sum (one) that wait for one another.
 void clock_of(benchmark::State& state) {
   constexpr int64_t kSteps = 100'000;
+  constexpr uint64_t kFactor = 6'364'136'223'846'793'005;  // of no cheaper instruction
   uint64_t value = 1;
   for (auto each : state) {
     static_cast<void>(each);
-    for (int64_t i = 0; i < kSteps; ++i) {
-      value = value * 3 + 1;
-      benchmark::DoNotOptimize(value);
-    }
+    for (int64_t i = 0; i < kSteps; ++i) value = value * kFactor + 1;
+    benchmark::DoNotOptimize(value);
   }
   state.counters["cycles"] = 4.0 * kSteps;
 }

@@ -8,8 +8,8 @@ namespace {
 
 // Slots that one search looks at, and searches in vain after which a row gives up: past these a
 // spilled nonzero costs less than what is gained.
-constexpr size_t kMostLookedAt = 400;
-constexpr int kMostFailures = 8;
+constexpr size_t kMostLookedAt = 150;
+constexpr int kMostFailures = 3;
 
 }  // namespace
 
