@@ -44,11 +44,12 @@ size_t size_of_regular_file(const Descriptor& file, const std::filesystem::path&
 
 }  // namespace
 
-MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
+MappedFile::MappedFile(const std::filesystem::path& path, Access access) : path_(path) {
   const Descriptor file(path);
   const size_t size = size_of_regular_file(file, path);
   if (size == 0) return;  // cannot be mapped
-  void* const memory = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number(), 0);
+  const int allowed = access == Access::kReadOnly ? PROT_READ : PROT_READ | PROT_WRITE;
+  void* const memory = mmap(nullptr, size, allowed, MAP_PRIVATE, file.number(), 0);
   if (memory == MAP_FAILED) throw FileError(errno, "cannot map", path);
   bytes_ = {static_cast<const std::byte*>(memory), size};
 }

@@ -4,6 +4,7 @@
 #include "pomona/infer.h"
 
 #include "at_parallel.h"
+#include "base/text.h"
 #include "infer/csr16_kernel.h"
 #include "infer/packed_matrix.h"
 
@@ -178,14 +179,30 @@ at::Tensor to_tensor(const Packed& packed) {
   return bytes;
 }
 
-Packed from_tensor(const at::Tensor& packed) {
-  if (!packed.defined() || packed.scalar_type() != at::kByte || packed.dim() != 1 ||
-      packed.is_meta()) {
-    throw InvalidArgument(
-        "from_tensor: expected `packed` to be a uint8 tensor of 1 dimension that has data, got "
-        "another. Make it with pack().");
+namespace {
+
+// On the CPU, where a kernel can read it.
+at::Tensor readable(const char* what, const at::Tensor& packed) {
+  if (packed.defined() && packed.scalar_type() == at::kByte && packed.dim() == 1 &&
+      !packed.is_meta()) {
+    return aligned_bytes(packed.cpu());
   }
-  return check_packed(bytes_of(aligned_bytes(packed.cpu())));
+  throw InvalidArgument(
+      text(what,
+           ": expected `packed` to be a uint8 tensor of 1 dimension that has data, got "
+           "another. Make it with pack()."));
+}
+
+}  // namespace
+
+Packed from_tensor(const at::Tensor& packed) {
+  return check_packed(bytes_of(readable("from_tensor", packed)));
+}
+
+Packed facts_of(const at::Tensor& packed) {
+  const at::Tensor bytes = readable("facts_of", packed);
+  const auto matrix = PackedMatrix::check(bytes_of(bytes));
+  return {matrix.layout(), matrix.precision(), matrix.rows(), matrix.cols(), matrix.nnz(), {}};
 }
 
 }  // namespace pomona

@@ -6,6 +6,7 @@
 #include <c10/core/ScalarType.h>
 
 #include <array>
+#include <optional>
 #include <utility>
 
 namespace pomona {
@@ -26,6 +27,14 @@ inline constexpr std::array<std::pair<DType, at::ScalarType>, kDTypeCount> kDTyp
 // The tensor's dtype. REQUIRES: a dtype that check() accepts.
 inline at::ScalarType scalar_type(DType dtype) {
   return kDTypes[static_cast<size_t>(dtype)].second;
+}
+
+// Nothing for one that no file can hold.
+inline std::optional<DType> dtype_of(at::ScalarType type) {
+  for (const auto& [dtype, scalar_type] : kDTypes) {
+    if (scalar_type == type) return dtype;
+  }
+  return std::nullopt;
 }
 
 }  // namespace pomona

@@ -29,10 +29,10 @@ const torch::nn::MultiheadAttentionImpl& checked(const torch::nn::MultiheadAtten
 }
 
 // The matrices of query, key and value.
-std::vector<Packed> inputs_of(const torch::nn::MultiheadAttentionImpl& attention,
-                              const Projections& projections) {
+std::vector<at::Tensor> inputs_of(const torch::nn::MultiheadAttentionImpl& attention,
+                                  const Projections& projections) {
   if (attention.in_proj_weight.defined()) return projections.packed("in_proj_weight", 3);
-  std::vector<Packed> matrices;
+  std::vector<at::Tensor> matrices;
   for (const char* name : {"q_proj_weight", "k_proj_weight", "v_proj_weight"}) {
     matrices.push_back(projections.packed(name, 1).front());
   }
@@ -77,12 +77,16 @@ PackedMultiheadAttentionImpl::PackedMultiheadAttentionImpl(
       vdim(attention->options.vdim()),
       batch_first(is_batch_first) {
   const auto& dense = checked(attention);
-  const auto project = [&](const char* name, const Packed& packed, const at::Tensor& bias) {
-    return PackedLinear(register_module(name, PackedLinear(packed, bias).ptr()));
+  const auto project = [&](const char* name, const at::Tensor& packed, const at::Tensor& bias) {
+    return PackedLinear(register_module(name, PackedLinearImpl::from_packed(packed, bias)));
   };
   const auto matrices = inputs_of(dense, projections);
   const at::Tensor bias = projections.bias("in_proj_bias");
-  const auto biases = bias.defined() ? bias.chunk(3) : std::vector<at::Tensor>(3);
+  std::vector<at::Tensor> biases(3);
+  if (bias.defined()) {
+    biases = bias.chunk(3);
+    for (at::Tensor& part : biases) part = part.clone();
+  }
   q_proj = project("q_proj", matrices[0], biases[0]);
   k_proj = project("k_proj", matrices[1], biases[1]);
   v_proj = project("v_proj", matrices[2], biases[2]);

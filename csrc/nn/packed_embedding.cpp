@@ -32,10 +32,20 @@ void check_has_rows(Layout layout) {
 
 }  // namespace
 
+PackedEmbeddingImpl::PackedEmbeddingImpl(const Packed& facts, const at::Tensor& bytes,
+                                         at::ScalarType output)
+    : num_embeddings(facts.rows), embedding_dim(facts.cols), dtype(output) {
+  check_has_rows(facts.layout);
+  packed = register_buffer("packed", bytes);
+}
+
 PackedEmbeddingImpl::PackedEmbeddingImpl(const Packed& table, at::ScalarType output)
-    : num_embeddings(table.rows), embedding_dim(table.cols), dtype(output) {
-  check_has_rows(table.layout);
-  packed = register_buffer("packed", to_tensor(table));
+    : PackedEmbeddingImpl(table, to_tensor(table), output) {}
+
+std::shared_ptr<PackedEmbeddingImpl> PackedEmbeddingImpl::from_packed(const at::Tensor& packed,
+                                                                      at::ScalarType output) {
+  return std::shared_ptr<PackedEmbeddingImpl>(
+      new PackedEmbeddingImpl(facts_of(packed), packed, output));
 }
 
 PackedEmbeddingImpl::PackedEmbeddingImpl(const at::Tensor& table)

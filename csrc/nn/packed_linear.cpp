@@ -19,18 +19,31 @@ void check_bias(const at::Tensor& bias, int64_t out_features) {
   }
 }
 
+at::Tensor copy_on_cpu(const at::Tensor& bias) {
+  if (!bias.defined()) return bias;
+  return bias.detach().to(at::TensorOptions(at::kCPU), false, /*copy=*/true);
+}
+
 }  // namespace
 
-PackedLinearImpl::PackedLinearImpl(const Packed& matrix, const at::Tensor& bias_or_none, bool relu)
-    : in_features(matrix.cols),
-      out_features(matrix.rows),
-      options{.layout = matrix.layout, .precision = matrix.precision},
+PackedLinearImpl::PackedLinearImpl(const Packed& facts, const at::Tensor& bytes,
+                                   const at::Tensor& bias_or_none, bool relu)
+    : in_features(facts.cols),
+      out_features(facts.rows),
+      options{.layout = facts.layout, .precision = facts.precision},
       has_relu(relu) {
   check_bias(bias_or_none, out_features);
-  packed = register_buffer("packed", to_tensor(matrix));
-  if (!bias_or_none.defined()) return;
-  const auto on_cpu = at::TensorOptions(at::kCPU);
-  bias = register_buffer("bias", bias_or_none.detach().to(on_cpu, false, /*copy=*/true));
+  packed = register_buffer("packed", bytes);
+  if (bias_or_none.defined()) bias = register_buffer("bias", bias_or_none.detach());
+}
+
+PackedLinearImpl::PackedLinearImpl(const Packed& matrix, const at::Tensor& bias_or_none, bool relu)
+    : PackedLinearImpl(matrix, to_tensor(matrix), copy_on_cpu(bias_or_none), relu) {}
+
+std::shared_ptr<PackedLinearImpl> PackedLinearImpl::from_packed(const at::Tensor& packed,
+                                                                const at::Tensor& bias, bool relu) {
+  return std::shared_ptr<PackedLinearImpl>(
+      new PackedLinearImpl(facts_of(packed), packed, bias, relu));
 }
 
 PackedLinearImpl::PackedLinearImpl(const at::Tensor& weight, const at::Tensor& bias_or_none,

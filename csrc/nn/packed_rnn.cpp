@@ -37,9 +37,9 @@ std::string words(const Shapes& shapes) {
 PackedCellImpl::PackedCellImpl(const Projections& projections, const std::string& suffix,
                                bool has_projection) {
   const auto project = [&](const char* name, const char* kind) {
-    const auto packed = projections.packed(text("weight_", kind, "_", suffix), 1);
-    const PackedLinear layer(packed[0], projections.bias(text("bias_", kind, "_", suffix)));
-    return PackedLinear(register_module(name, layer.ptr()));
+    const auto packed = projections.packed(text("weight_", kind, "_", suffix), 1).front();
+    const at::Tensor bias = projections.bias(text("bias_", kind, "_", suffix));
+    return PackedLinear(register_module(name, PackedLinearImpl::from_packed(packed, bias)));
   };
   input = project("input", "ih");
   hidden = project("hidden", "hh");

@@ -1,5 +1,6 @@
 #include "pomona/projections.h"
 
+#include "pomona/infer.h"
 #include "pomona/io.h"
 
 #include <map>
@@ -14,15 +15,16 @@ Projections projections_of(const torch::nn::Module& dense, Packing packing) {
     if (!item.value().is_cpu() && !packing.layout) packing.layout = Layout::kCsr16;
   }
   const auto packed = [parameters, packing](const std::string& name, int64_t parts) {
-    std::vector<Packed> matrices;
+    std::vector<at::Tensor> matrices;
     for (const at::Tensor& matrix : parameters.at(name).chunk(parts)) {
-      matrices.push_back(pack_fastest(to_weight("weight", matrix), packing, torch_threads()));
+      const Weight weight = to_weight("weight", matrix);
+      matrices.push_back(to_tensor(pack_fastest(weight, packing, torch_threads())));
     }
     return matrices;
   };
   const auto bias = [parameters](const std::string& name) {
     const auto found = parameters.find(name);
-    return found == parameters.end() ? at::Tensor() : found->second;
+    return found == parameters.end() ? at::Tensor() : found->second.clone();
   };
   return {packed, bias};
 }

@@ -17,9 +17,7 @@ namespace {
 }
 
 DType dtype_of(const std::string& name, const at::Tensor& tensor) {
-  for (const auto& [dtype, scalar_type] : kDTypes) {
-    if (scalar_type == tensor.scalar_type()) return dtype;
-  }
+  if (const auto dtype = pomona::dtype_of(tensor.scalar_type())) return *dtype;
   refuse(name, "have a dtype that a file can hold (float, integer or bool)",
          c10::toString(tensor.scalar_type()));
 }

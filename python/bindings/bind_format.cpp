@@ -204,8 +204,7 @@ std::optional<std::tuple<at::Tensor, at::Tensor, Mask>> read_shared(const FileRe
 std::vector<at::Tensor> packed_parts(const FileReader& reader, const std::string& name,
                                      int64_t parts, const std::string& layout,
                                      const std::string& precision) {
-  Packing packing{.precision = precision_of(precision)};
-  if (!layout.empty()) packing.layout = layout_of(layout);
+  const Packing packing = packing_of(layout, precision);
   std::vector<at::Tensor> tensors;
   for (const Packed& packed : read_packed_parts(reader, name, parts, packing, torch_threads())) {
     tensors.push_back(to_tensor(packed));

@@ -2,6 +2,7 @@
 // What the bind_<chapter>.cpp files share.
 
 #include "pomona/live.h"
+#include "pomona/packing.h"
 #include "pomona/rules.h"
 
 #include <pybind11/pybind11.h>
@@ -32,6 +33,13 @@ inline std::vector<Live> to_live(const Rows& rows) {
     for (const auto& [name, value] : state) row.state.push_back({name, value});
   }
   return live;
+}
+
+// An empty layout: whichever is likely fastest.
+inline Packing packing_of(const std::string& layout, const std::string& precision) {
+  Packing packing{.precision = precision_of(precision)};
+  if (!layout.empty()) packing.layout = layout_of(layout);
+  return packing;
 }
 
 }  // namespace pomona::bindings

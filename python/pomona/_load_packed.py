@@ -93,10 +93,10 @@ def load_packed_(
         for name in _matrices(module)
     }
     kept = None if cache is False else _packed_cache.path_of(path, cache)
-    key = "" if kept is None else _packed_cache.key_of(path, precision, layout)
-    found = None if kept is None else _packed_cache.read(kept, key)
-    names = [key for name, places in layers.items() for key in _keys(name, places[0][2])]
-    if found is None or list(found[0]) != names:
+    key = "" if kept is None else _C.packed_cache_key(Path(path), layout or "", precision)
+    found = None if kept is None else _C.read_packed_cache(kept, key)
+    names = {key for name, places in layers.items() for key in _keys(name, places[0][2])}
+    if found is None or found[0].keys() != names:
         packed = _read_packed(reader, layers, layout, precision)
         dense = {name: reader.read(name) for name in state if name not in weights}
         if kept is not None:

@@ -69,7 +69,7 @@ class PackedLinear(PackedLayer):
         weight: ``[out_features, in_features]``, float32, float16 or bfloat16, finite.
         bias: ``[out_features]``, floating point, or None. Both are copied.
         layout: "csr16" (any weight), "pg32" or "pgv" (shared weights of up to 31 values and zero;
-            made for AVX-512), "lut" (of up to 256 values, zero among them; hardly pruned),
+            made for AVX2 and AVX-512), "lut" (of up to 256 values, zero among them; hardly pruned),
             "csc16" (of up to 128 values; reads nothing where the input is zero); None: the likely
             fastest on this machine.
         precision: "fp32"; "bf16": the input is rounded to bfloat16; "fixed16": input and weights in

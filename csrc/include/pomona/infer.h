@@ -13,6 +13,8 @@ namespace pomona {
 // The bytes of Packed as a uint8 tensor [size], CPU; and back, checked.
 POMONA_API at::Tensor to_tensor(const Packed& packed);
 POMONA_API Packed from_tensor(const at::Tensor& packed);
+// What they hold, checked; `bytes` stays empty. Throws as from_tensor().
+POMONA_API Packed facts_of(const at::Tensor& packed);
 
 // input [..., cols] float32, packed uint8 (REQUIRES: made by pack and checked), bias [rows] float32
 // or none -> [..., rows], and max(0, that) if has_relu. Differentiable in input and bias (through

@@ -25,11 +25,17 @@ namespace pomona::nn {
 // embeddings; a matrix that has no layout in its precision is packed in kFloat32, and all are where
 // this processor has no instructions for it.
 //
+// `cache` names a file, that of Python's load_packed_ too: what was packed is kept there, and
+// mapped into memory the next time, in milliseconds. It is of this very file, version, processor
+// and `packing`; one of others, or damaged, is made anew, and one that cannot be written is said
+// (TORCH_WARN) and left. Empty: none.
+//
 // Throws InvalidArgument for names, shapes or dtypes that do not fit (all are listed), a tensor on
 // another device than the CPU, a layout that cannot hold a layer, NaN or Inf in one;
 // CorruptFile or FileError. Then the model is as it was.
 POMONA_API std::vector<std::string> load_packed_(torch::nn::Sequential& model,
                                                  const std::filesystem::path& path,
-                                                 const Packing& packing = {});
+                                                 const Packing& packing = {},
+                                                 const std::filesystem::path& cache = {});
 
 }  // namespace pomona::nn

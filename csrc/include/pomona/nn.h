@@ -15,6 +15,7 @@
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/pimpl.h>
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -170,6 +171,11 @@ class POMONA_API PackedLinearImpl : public ByteLayer<PackedLinearImpl> {
       : PackedLinearImpl(linear->weight, linear->bias, packing) {}
   // Of a matrix that is packed already, on the CPU.
   PackedLinearImpl(const Packed& matrix, const at::Tensor& bias, bool relu = false);
+  // Of the bytes and the bias of another, not copied. Throws InvalidArgument for bytes that pack()
+  // did not make.
+  static std::shared_ptr<PackedLinearImpl> from_packed(const at::Tensor& packed,
+                                                       const at::Tensor& bias = {},
+                                                       bool relu = false);
   void reset() override;  // what clone() needs: registers copies of the buffers
   // Checks what it read. Throws InvalidArgument for bytes that pack() did not make or another
   // shape.
@@ -185,6 +191,10 @@ class POMONA_API PackedLinearImpl : public ByteLayer<PackedLinearImpl> {
   int64_t in_features, out_features;
   PackOptions options;
   bool has_relu;
+
+ private:
+  PackedLinearImpl(const Packed& facts, const at::Tensor& packed, const at::Tensor& bias,
+                   bool relu);
 };
 TORCH_MODULE(PackedLinear);
 
@@ -200,6 +210,9 @@ class POMONA_API PackedEmbeddingImpl : public ByteLayer<PackedEmbeddingImpl> {
   // Of a table that is packed already, on the CPU. Throws InvalidArgument for a layout whose rows
   // cannot be looked up.
   explicit PackedEmbeddingImpl(const Packed& table, at::ScalarType dtype = at::kFloat);
+  // Of the bytes of another, not copied. Throws as that, and for bytes that pack() did not make.
+  static std::shared_ptr<PackedEmbeddingImpl> from_packed(const at::Tensor& packed,
+                                                          at::ScalarType dtype = at::kFloat);
   void reset() override;  // what clone() needs: registers a copy of the buffer
   // Checks what it read. Throws InvalidArgument as PackedLinear, and for a layout whose rows cannot
   // be looked up.
@@ -213,6 +226,9 @@ class POMONA_API PackedEmbeddingImpl : public ByteLayer<PackedEmbeddingImpl> {
   at::Tensor packed;  // uint8 buffer
   int64_t num_embeddings, embedding_dim;
   at::ScalarType dtype;  // of what forward() gives
+
+ private:
+  PackedEmbeddingImpl(const Packed& facts, const at::Tensor& packed, at::ScalarType dtype);
 };
 TORCH_MODULE(PackedEmbedding);
 

@@ -2,7 +2,6 @@
 // Where a packed layer of several matrices has them from: a dense layer, or a file.
 
 #include "pomona/export.h"
-#include "pomona/packed.h"
 #include "pomona/packing.h"
 
 #include <ATen/core/Tensor.h>
@@ -17,8 +16,8 @@ namespace pomona::nn {
 
 // By the names that the dense layer has for its parameters.
 struct Projections {
-  // The packed bytes of a matrix that is cut into so many parts of as many rows each.
-  std::function<std::vector<Packed>(const std::string& name, int64_t parts)> packed;
+  // The packed bytes (uint8) of a matrix that is cut into so many parts of as many rows each.
+  std::function<std::vector<at::Tensor>(const std::string& name, int64_t parts)> packed;
   // A vector; undefined where there is none.
   std::function<at::Tensor(const std::string& name)> bias;
 };

@@ -21,6 +21,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -200,6 +201,43 @@ TEST(LoadPacked, PacksNoWeightThatAnotherLayerReads) {
   pomona::save(*model, folder / "net.pomona");
   second->weight = first->weight;
   EXPECT_EQ(load_packed_(model, folder / "net.pomona"), Names{});
+}
+
+TEST(LoadPacked, KeepsWhatItPackedInACache) {
+  const TemporaryFolder folder;
+  const torch::NoGradGuard no_grad;
+  auto dense = trained();
+  pomona::save(*dense, folder / "net.pomona");
+  auto first = untrained(), second = untrained(), third = untrained();
+  load_packed_(first, folder / "net.pomona", {}, folder / "cache");
+  const auto written = std::filesystem::last_write_time(folder / "cache");
+  EXPECT_EQ(load_packed_(second, folder / "net.pomona", {}, folder / "cache"), (Names{"0", "1"}));
+  EXPECT_EQ(std::filesystem::last_write_time(folder / "cache"), written);
+  const auto expected = dense->forward(kTokens);
+  EXPECT_TRUE(at::allclose(second->forward(kTokens), expected, 1e-5, 1e-6));
+  // Of another way to pack: written anew. What was mapped stays as it is.
+  load_packed_(third, folder / "net.pomona", {.layout = pomona::Layout::kCsr16}, folder / "cache");
+  EXPECT_EQ(third[1]->as<pomona::nn::PackedLinearImpl>()->options.layout, pomona::Layout::kCsr16);
+  EXPECT_TRUE(at::allclose(second->forward(kTokens), expected, 1e-5, 1e-6));
+  // One that cannot be written is left.
+  auto fourth = untrained();
+  EXPECT_EQ(load_packed_(fourth, folder / "net.pomona", {}, folder / "none" / "cache"),
+            (Names{"0", "1"}));
+}
+
+TEST(LoadPacked, TheCacheIsMappedAndMayBeWrittenTo) {
+  const TemporaryFolder folder;
+  const torch::NoGradGuard no_grad;
+  pomona::save(*trained(), folder / "net.pomona");
+  auto first = untrained(), second = untrained();
+  load_packed_(first, folder / "net.pomona", {}, folder / "cache");
+  const std::string before = pomona::testing::contents_of(folder / "cache");
+  load_packed_(second, folder / "net.pomona", {}, folder / "cache");
+  auto* layer = second[1]->as<pomona::nn::PackedLinearImpl>();
+  EXPECT_TRUE(at::equal(layer->packed, first[1]->as<pomona::nn::PackedLinearImpl>()->packed));
+  layer->bias.fill_(3);
+  layer->packed.fill_(0);
+  EXPECT_EQ(pomona::testing::contents_of(folder / "cache"), before);
 }
 
 TEST(LoadPacked, ListsEveryDifferenceAndLeavesTheModel) {

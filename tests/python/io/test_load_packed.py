@@ -312,6 +312,19 @@ def test_a_cache_is_written_and_mapped_the_next_time(trained, path, tmp_path, mo
         pomona.load_packed_(third, path, cache=tmp_path / "other")
 
 
+def test_what_was_mapped_may_be_written_to_and_the_cache_stays(path, tmp_path):
+    first, second = on_meta(), on_meta()
+    pomona.load_packed_(first, path, cache=True)
+    before = (tmp_path / "net.pomona.packed").read_bytes()
+    pomona.load_packed_(second, path, cache=True)
+    with torch.no_grad():
+        second.conv.weight.zero_()
+        second.hidden.bias.zero_()
+        second.hidden.pack_weight_(second.hidden.weight.flip(0))
+    first.load_state_dict(second.state_dict())
+    assert (tmp_path / "net.pomona.packed").read_bytes() == before
+
+
 @pytest.mark.parametrize("content", [b"", b"not a cache", None])
 def test_a_cache_of_something_else_is_written_anew(trained, path, tmp_path, content):
     cache = tmp_path / "cache"
