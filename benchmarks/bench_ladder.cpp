@@ -10,13 +10,13 @@
 #include "infer/csr16_kernel.h"
 #include "infer/lut_kernel.h"
 #include "infer/pg_kernel.h"
+#include "shapes.h"
 
 #include <benchmark/benchmark.h>
 
 #include <array>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <new>
 #include <numeric>
@@ -31,31 +31,6 @@ using pomona::Isa;
 using pomona::PackedForm;
 using pomona::PgEffort;
 using pomona::Precision;
-
-constexpr unsigned kValues = 15;
-
-struct Shape {
-  std::string name;
-  int64_t rows, cols;
-  double density;
-};
-
-// Codebooks that bfloat16 holds exactly and not; the same pattern.
-pomona::Weight bernoulli(const Shape& shape, bool is_bfloat16) {
-  std::mt19937_64 random(1);
-  std::geometric_distribution<int64_t> gaps(shape.density);
-  const int64_t size = shape.rows * shape.cols;
-  pomona::Weight weight{
-      .name = shape.name, .shape = {shape.rows, shape.cols}, .mask = pomona::Mask(size, false)};
-  for (int64_t at = gaps(random); at < size; at += 1 + gaps(random)) {
-    weight.mask.set(at, true);
-    weight.codes.push_back(static_cast<uint8_t>(random() % kValues));
-  }
-  for (unsigned i = 0; i < kValues; ++i) {
-    weight.codebook.push_back(static_cast<float>(i) / 8 - (is_bfloat16 ? 0.9375f : 0.9f));
-  }
-  return weight;
-}
 
 std::vector<float> input(int64_t cols) {
   std::mt19937 random(2);
@@ -242,11 +217,9 @@ int main(int argc, char** argv) {
   };
   std::vector<std::unique_ptr<Case>> cases;
   benchmark::RegisterBenchmark("clock", clock_of);
-  for (int i = 1; i + 3 < argc; i += 4) {
-    const Shape shape{argv[i], std::stoll(argv[i + 1]), std::stoll(argv[i + 2]),
-                      std::stod(argv[i + 3])};
-    auto& of_shape = *cases.emplace_back(
-        std::make_unique<Case>(Case{bernoulli(shape, false), bernoulli(shape, true), {}}));
+  for (const auto& shape : pomona::benchmarks::shapes_of(argc, argv)) {
+    auto& of_shape = *cases.emplace_back(std::make_unique<Case>(Case{
+        pomona::benchmarks::bernoulli(shape), pomona::benchmarks::bernoulli(shape, true), {}}));
     for (const auto& [name, make] : ladder(of_shape.weight, of_shape.rounded)) {
       const Rung& rung = *of_shape.rungs.emplace_back(std::make_unique<Rung>(make()));
       const auto full = shape.name + '/' + name;

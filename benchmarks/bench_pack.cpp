@@ -4,21 +4,18 @@
 #include "pomona/packed.h"
 #include "pomona/weight.h"
 
+#include "shapes.h"
+
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
 #include <map>
-#include <random>
 #include <string>
 
 namespace {
 
-struct Shape {
-  std::string name;
-  int64_t rows, cols;
-  double density;
-};
-constexpr unsigned kValues = 15;
+using pomona::benchmarks::bernoulli;
+using pomona::benchmarks::Shape;
 
 struct Way {
   const char* name;
@@ -39,22 +36,6 @@ constexpr Way kWays[] = {
     {"lut", {.layout = Layout::kLut}},
 };
 
-pomona::Weight bernoulli(const Shape& shape) {
-  std::mt19937_64 random(1);
-  std::geometric_distribution<int64_t> gaps(shape.density);
-  const int64_t size = shape.rows * shape.cols;
-  pomona::Weight weight{
-      .name = shape.name, .shape = {shape.rows, shape.cols}, .mask = pomona::Mask(size, false)};
-  for (int64_t at = gaps(random); at < size; at += 1 + gaps(random)) {
-    weight.mask.set(at, true);
-    weight.codes.push_back(static_cast<uint8_t>(random() % kValues));
-  }
-  for (unsigned i = 0; i < kValues; ++i) {
-    weight.codebook.push_back(static_cast<float>(i) / 8 - 0.9f);
-  }
-  return weight;
-}
-
 void packs(benchmark::State& state, const Shape& shape, const pomona::PackOptions& options) {
   static std::map<std::string, pomona::Weight> made;  // repetitions are interleaved
   if (!made.contains(shape.name)) made.emplace(shape.name, bernoulli(shape));
@@ -74,9 +55,7 @@ void packs(benchmark::State& state, const Shape& shape, const pomona::PackOption
 
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
-  for (int i = 1; i + 3 < argc; i += 4) {
-    const Shape shape{argv[i], std::stoll(argv[i + 1]), std::stoll(argv[i + 2]),
-                      std::stod(argv[i + 3])};
+  for (const Shape& shape : pomona::benchmarks::shapes_of(argc, argv)) {
     for (const Way& way : kWays) {
       benchmark::RegisterBenchmark((shape.name + '/' + way.name).c_str(), packs, shape, way.options)
           ->Unit(benchmark::kMillisecond);

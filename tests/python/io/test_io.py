@@ -176,7 +176,7 @@ def test_a_packed_layer_is_saved_with_its_dense_weight(tmp_path):
     torch.testing.assert_close(dense(x), model(x))
     other = nn.Sequential(pomona.nn.PackedLinear(torch.eye(5, 4), torch.zeros(5)))
     pomona.load_(other, path)
-    assert torch.equal(other(x), model(x))
+    torch.testing.assert_close(other(x), model(x))  # of another layout, which adds up otherwise
 
 
 def test_a_packed_layer_refuses_a_file_with_nan_and_stays_as_it_was(tmp_path):
