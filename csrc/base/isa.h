@@ -7,8 +7,8 @@
 namespace pomona {
 
 // Each includes those before it: a kernel without a form for one takes the best before. kAvx2 is
-// AVX2 and FMA; kAvx512 is F, BW, VL and DQ together; kAvx512BFloat16 has VNNI, VBMI and BF16. kBest: the best that this
-// machine has.
+// AVX2 and FMA; kAvx512 is F, BW, VL and DQ together; kAvx512BFloat16 has VNNI, VBMI and BF16.
+// kBest: the best that this machine has.
 enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Vbmi, kAvx512Vnni, kAvx512BFloat16, kBest };
 
 POMONA_API bool has_isa(Isa isa);
