@@ -1,5 +1,5 @@
-// One half of tests/python/infer/test_packed_exchange.py: what Python wrote is read and written
-// back.
+// One half of tests/python/infer/test_packed_exchange.py.
+#include "pomona/load_packed.h"
 #include "pomona/nn.h"
 #include "pomona/packed_attention.h"
 #include "pomona/packed_rnn.h"
@@ -33,6 +33,16 @@ TEST(PackedExchange, WhatPythonWroteIsReadAndWrittenBack) {
   const auto attention = torch::nn::MultiheadAttentionOptions(8, 2).kdim(5).vdim(3);
   read_and_write_back(PackedMultiheadAttention(torch::nn::MultiheadAttention(attention)),
                       "attention");
+}
+
+TEST(PackedExchange, ACacheOfPythonIsReadAndNotWrittenAnew) {
+  if (std::getenv("POMONA_EXCHANGE") == nullptr) GTEST_SKIP() << "Python starts this";
+  const std::string folder = std::getenv("POMONA_EXCHANGE");
+  torch::nn::Sequential model(torch::nn::Embedding(50, 120), torch::nn::Linear(120, 8),
+                              torch::nn::LSTM(8, 8), torch::nn::MultiheadAttention(8, 2));
+  const auto packed =
+      load_packed_(model, folder + "/net.pomona", {}, folder + "/net.pomona.packed");
+  EXPECT_EQ(packed.size(), 4u);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""Packed layers of Python and of C++ have one state dict: each reads what the other wrote.
+"""Packed layers of Python and of C++ have one state dict and one cache: each reads the other's.
 
 The other half is tests/cpp/nn/packed_exchange_test.cpp. An archive of LibTorch is a TorchScript
 module; Python writes one of the same names, and reads one with torch.jit.load.
@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import pomona
 from pomona.nn import (
     PackedEmbedding,
     PackedGRU,
@@ -59,7 +60,37 @@ def bare(module: nn.Module) -> nn.Module:
     return copy
 
 
-@pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not built: run `make build`")
+def run_other_half(test: str, folder: Path) -> None:
+    run = subprocess.run(
+        [PROGRAM, f"--gtest_filter=PackedExchange.{test}"],
+        env={**os.environ, "POMONA_EXCHANGE": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+
+
+is_built = pytest.mark.skipif(
+    not PROGRAM.exists(), reason=f"{PROGRAM} is not built: run `make build`"
+)
+
+
+@is_built
+def test_the_cache_of_one_language_is_that_of_the_other(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Embedding(50, 120), nn.Linear(120, 8), nn.LSTM(8, 8), nn.MultiheadAttention(8, 2)
+    )
+    pomona.save(pruned(model), tmp_path / "net.pomona")
+    assert pomona.load_packed_(model, tmp_path / "net.pomona", cache=True) == ["0", "1", "2", "3"]
+    cache = tmp_path / "net.pomona.packed"
+    written, content = cache.stat().st_mtime_ns, cache.read_bytes()
+    run_other_half("ACacheOfPythonIsReadAndNotWrittenAnew", tmp_path)
+    assert (cache.stat().st_mtime_ns, cache.read_bytes()) == (written, content)
+
+
+@is_built
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_each_language_reads_what_the_other_wrote(tmp_path):
@@ -67,14 +98,7 @@ def test_each_language_reads_what_the_other_wrote(tmp_path):
     layers = {name: make() for name, make in LAYERS.items()}
     for name, layer in layers.items():
         torch.jit.script(bare(layer)).save(str(tmp_path / f"{name}.python.pt"))
-    run = subprocess.run(
-        [PROGRAM, "--gtest_filter=PackedExchange.*"],
-        env={**os.environ, "POMONA_EXCHANGE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
+    run_other_half("WhatPythonWroteIsReadAndWrittenBack", tmp_path)
     for name, layer in layers.items():
         state = torch.jit.load(str(tmp_path / f"{name}.cpp.pt")).state_dict()
         assert list(state) == list(layer.state_dict()), name
