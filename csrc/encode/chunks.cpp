@@ -1,7 +1,8 @@
 #include "encode/chunks.h"
 
+#include "base/count_bits.h"
+
 #include <algorithm>
-#include <bit>
 #include <numeric>
 
 namespace pomona {
@@ -40,7 +41,7 @@ std::vector<Chunk> cut_into_chunks(const Mask& mask, int64_t chunk) {
   for (int64_t c = 0; c < count; ++c) {
     Chunk part{.begin = c * chunk, .kept_before = kept_before};
     part.size = chunk == 0 ? mask.size() : std::min(chunk, mask.size() - part.begin);
-    for (const uint64_t word : words_of(mask, part)) part.kept += std::popcount(word);
+    part.kept = count_bits(words_of(mask, part));
     kept_before += part.kept;
     chunks.push_back(part);
   }

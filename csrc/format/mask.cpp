@@ -2,9 +2,8 @@
 
 #include "pomona/error.h"
 
+#include "base/count_bits.h"
 #include "base/text.h"
-
-#include <bit>
 
 namespace pomona {
 namespace {
@@ -47,9 +46,7 @@ Mask::Mask(int64_t size, std::vector<uint64_t> words) : size_(size), words_(std:
 }
 
 int64_t Mask::kept() const {
-  int64_t count = 0;
-  for (const uint64_t word : words_) count += std::popcount(word);
-  return count;
+  return count_bits(words_);
 }
 
 double Mask::sparsity() const {

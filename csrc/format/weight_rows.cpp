@@ -1,5 +1,7 @@
 #include "format/weight_rows.h"
 
+#include "base/count_bits.h"
+
 #include <algorithm>
 #include <bit>
 #include <cstddef>
@@ -11,8 +13,7 @@ namespace {
 
 int64_t kept_before(const Mask& mask, int64_t end) {
   const auto words = mask.words();
-  int64_t kept = 0;
-  for (int64_t w = 0; w < end / 64; ++w) kept += std::popcount(words[static_cast<size_t>(w)]);
+  const int64_t kept = count_bits(words.first(static_cast<size_t>(end / 64)));
   if (end % 64 == 0) return kept;
   const uint64_t first_bits = (uint64_t{1} << (end % 64)) - 1;
   return kept + std::popcount(words[static_cast<size_t>(end / 64)] & first_bits);

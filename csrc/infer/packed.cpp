@@ -151,13 +151,12 @@ PackedForm form_of(const Weight& matrix, const PackOptions& options) {
     return PackedForm::kBytes;
   }
   if (options.precision == Precision::kBFloat16) return PackedForm::kBFloat16;
+  if (!has_isa(Isa::kAvx512BFloat16)) return PackedForm::kFloat32;
   const auto fits = [&](PackedForm form) {
     return why_not(matrix, options.layout, form, Precision::kFloat32).empty();
   };
   const bool is_better = is_bfloat16(matrix) || !fits(PackedForm::kFloat32);
-  return has_isa(Isa::kAvx512BFloat16) && is_better && fits(PackedForm::kBFloat16)
-             ? PackedForm::kBFloat16
-             : PackedForm::kFloat32;
+  return is_better && fits(PackedForm::kBFloat16) ? PackedForm::kBFloat16 : PackedForm::kFloat32;
 }
 
 std::string why_not(const Weight& matrix, const PackOptions& options) {

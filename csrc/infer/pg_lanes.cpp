@@ -1,7 +1,9 @@
 #include "infer/pg_lanes.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
+#include <span>
 
 namespace pomona {
 namespace {
@@ -15,18 +17,33 @@ constexpr double kShortestOfFew = 8, kShortestOfMany = 64;
 struct Chosen {
   std::vector<float> values;     // [code]
   std::vector<uint8_t> code_of;  // [centroid]
+  int64_t without = 0;           // nonzeros that have no code
 };
+
+// How many nonzeros each centroid has. By turns in four counters, so that one does not wait for
+// another of the same code.
+std::array<int64_t, 256> counts_of(std::span<const uint8_t> codes) {
+  std::array<std::array<uint32_t, 256>, 4> turns{};
+  for (size_t i = 0; i < codes.size(); ++i) ++turns[i % 4][codes[i]];
+  std::array<int64_t, 256> counts{};
+  for (size_t c = 0; c < counts.size(); ++c) {
+    for (const auto& turn : turns) counts[c] += turn[c];
+  }
+  return counts;
+}
 
 Chosen choose_codes(const Weight& matrix, int codes) {
   const auto& codebook = matrix.codebook;
-  std::vector<int64_t> counts(codebook.size());
-  for (const uint8_t code : matrix.codes) ++counts[code];
+  const auto counts = counts_of(matrix.codes);
   std::vector<size_t> order(codebook.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::ranges::stable_sort(order, [&](size_t a, size_t b) { return counts[a] > counts[b]; });
-  order.resize(std::min(order.size(), static_cast<size_t>(codes - 1)));
-  std::ranges::sort(order);
   Chosen chosen{.values = {0.0f}, .code_of = std::vector<uint8_t>(codebook.size())};
+  while (order.size() > static_cast<size_t>(codes - 1)) {
+    chosen.without += counts[order.back()];
+    order.pop_back();
+  }
+  std::ranges::sort(order);
   for (const size_t centroid : order) {
     chosen.code_of[centroid] = static_cast<uint8_t>(chosen.values.size());
     chosen.values.push_back(codebook[centroid]);
@@ -62,9 +79,7 @@ std::vector<PgLane> lanes_of_block(const PgEntries& entries, int64_t first, int6
 }  // namespace
 
 int64_t pg_nonzeros_without_code(const Weight& matrix, int codes) {
-  const auto chosen = choose_codes(matrix, codes);
-  return std::ranges::count_if(matrix.codes,
-                               [&](uint8_t code) { return chosen.code_of[code] == 0; });
+  return choose_codes(matrix, codes).without;
 }
 
 PgEntries make_pg_entries(const Weight& matrix, int codes) {

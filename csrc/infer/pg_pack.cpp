@@ -1,7 +1,6 @@
 // pack_pg: from a matrix to the bytes of pg_layout.h.
 
 #include "base/isa.h"
-#include "base/text.h"
 #include "infer/pg_codebook.h"
 #include "infer/pg_lanes.h"
 #include "infer/pg_layout.h"
@@ -11,20 +10,12 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <map>
 #include <memory>
-#include <numeric>
 
 namespace pomona {
 namespace {
 
-constexpr int64_t kMostCols = int64_t{1} << 24;
-constexpr int64_t kMostRows = int64_t{1} << 30;
-// A sum of bytes times bytes stays below 2^31 for so many nonzeros of a row: 2 * 255 * 128 each.
-constexpr int64_t kMostOfARowInBytes = 32'000;
-// bfloat16 arithmetic flushes what is denormal; the kernel looks at x for the other half of this.
-constexpr float kLeastInBFloat16 = 0x1p-24f, kMostInBFloat16 = 0x1p60f;
 // What a step of one vector (by form) and a level of spilled nonzeros cost beside one another:
 // about the cycles that a prototype of these loops took on a Zen 4, and these loops with AVX2 on a
 // Zen 3. They decide how full slots are, no more.
@@ -34,8 +25,6 @@ struct Cycles {
 };
 constexpr Cycles kAvx512Cycles{.step = {2.9, 4.7, 4.0}, .level = 18};
 constexpr Cycles kAvx2Cycles{.step = {11, 15, 23}, .level = 48};
-// Nonzeros without a code spill; with more of them than this another layout is faster.
-constexpr double kMostWithoutCode = 0.03;
 
 struct Spill {
   uint32_t column = 0;
@@ -361,7 +350,6 @@ std::vector<std::byte> Packer::bytes() const {
     stream_at += part.stream.size();
     level += part.spilled.size();
   }
-  const auto stream = joined(parts_, &Part::stream);
   const auto sums = joined(parts_, &Part::sums);
   const auto spilled = joined(parts_, &Part::spilled);
   std::vector<uint32_t> rows(deal_.lanes.size());
@@ -378,7 +366,7 @@ std::vector<std::byte> Packer::bytes() const {
       .schedules = std::ssize(spans),
       .steps = std::ssize(offsets),
       .levels = std::ssize(spilled),
-      .stream_bytes = std::ssize(stream)};
+      .stream_bytes = static_cast<int64_t>(stream_at)};
   int64_t end = rounded(sizeof header);
   std::vector<std::byte> bytes;
   const auto lay = [&](int64_t& at, const auto& items) {
@@ -397,50 +385,18 @@ std::vector<std::byte> Packer::bytes() const {
   lay(header.sums_at, sums);
   lay(header.levels_at, levels);
   lay(header.spilled_at, spilled);
-  lay(header.stream_at, stream);
-  header.size = end;
+  header.stream_at = end;
+  header.size = rounded(end + header.stream_bytes);
+  bytes.reserve(static_cast<size_t>(header.size));
+  for (const Part& part : parts_) {
+    bytes.insert(bytes.end(), part.stream.begin(), part.stream.end());
+  }
+  bytes.resize(static_cast<size_t>(header.size));
   std::memcpy(bytes.data(), &header, sizeof header);
   return bytes;
 }
 
-std::vector<int64_t> kept_of_rows(const Weight& matrix) {
-  std::vector<int64_t> counts(static_cast<size_t>(matrix.shape[0]));
-  for_each_kept(matrix.mask, [&](size_t i) { ++counts[i / static_cast<size_t>(matrix.shape[1])]; });
-  return counts;
-}
-
-bool is_bfloat16_arithmetic_exact_enough(const std::vector<float>& codebook) {
-  return std::ranges::all_of(codebook, [](float value) {
-    const float size = std::abs(value);
-    return size == 0 || (size >= kLeastInBFloat16 && size <= kMostInBFloat16);
-  });
-}
-
 }  // namespace
-
-std::string why_not_pg(const Weight& matrix, PackedForm form, Precision precision) {
-  const int64_t rows = matrix.shape[0], cols = matrix.shape[1];
-  if (matrix.mask.kept() == 0) return "it has no nonzero";
-  if (!matrix.is_shared()) return "it has more than 256 different values";
-  if (cols > kMostCols || rows > kMostRows) return text("it is ", rows, " x ", cols);
-  if (matrix.mask.kept() >= int64_t{1} << 32) return "it has 2^32 nonzeros or more";
-  if (form == PackedForm::kBFloat16 && !is_bfloat16_arithmetic_exact_enough(matrix.codebook)) {
-    return "its codebook leaves the range of bfloat16 arithmetic";
-  }
-  const bool is_bytes = precision == Precision::kFixed16 || precision == Precision::kInt8;
-  if (is_bytes != (form == PackedForm::kBytes)) return "of its precision";
-  if (is_bytes && cols > kMostOfARowInBytes) {
-    const auto counts = kept_of_rows(matrix);
-    if (std::ranges::max(counts) > kMostOfARowInBytes) {
-      return text("a row has more than ", kMostOfARowInBytes, " nonzeros");
-    }
-  }
-  const auto without = static_cast<double>(pg_nonzeros_without_code(matrix, pg_shape(form).codes));
-  if (without > kMostWithoutCode * static_cast<double>(matrix.codes.size())) {
-    return text("it has more than ", pg_shape(form).codes - 1, " values that matter");
-  }
-  return "";
-}
 
 std::vector<std::byte> pack_pg(const Weight& matrix, PackedForm form, Precision precision,
                                PgEffort effort, const ParallelFor& parallel_for) {

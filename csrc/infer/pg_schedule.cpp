@@ -79,15 +79,6 @@ PgSchedule::PgSchedule(int64_t cols, int64_t steps, PackedForm form, int views)
   });
 }
 
-uint32_t PgSchedule::index_of(uint32_t column, int64_t s) const {
-  const auto& step = steps_[static_cast<size_t>(s)];
-  const uint32_t half = 1u << block_shift_, within = column & (half - 1);
-  if (natural_of(column) == step.first) return within;
-  if (step.is_second_natural) return half + within;
-  const uint32_t element = column & ((1u << shift_) - 1);
-  return half + (place_of(column) << shift_) + element;
-}
-
 int64_t PgSchedule::column_at(uint32_t index, int64_t s) const {
   const auto& step = steps_[static_cast<size_t>(s)];
   const int64_t elements = pg_shape(form_).elements, half = kPgWords * elements;

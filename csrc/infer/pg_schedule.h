@@ -20,6 +20,7 @@
 
 #include "infer/packed_header.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -82,7 +83,13 @@ class POMONA_API PgSchedule {
     return of(seconds_, second_of(column));
   }
   // Where in the window of a step a column stands. REQUIRES: the step sees it.
-  uint32_t index_of(uint32_t column, int64_t step) const;
+  uint32_t index_of(uint32_t column, int64_t step) const {
+    const PgStep& at = steps_[static_cast<size_t>(step)];
+    const uint32_t half = 1u << block_shift_, within = column & (half - 1);
+    if (natural_of(column) == at.first) return within;
+    if (at.is_second_natural) return half + within;
+    return half + (place_of(column) << shift_) + (column & ((1u << shift_) - 1));
+  }
   // The column that stands there, or -1 where x has ended.
   int64_t column_at(uint32_t index, int64_t step) const;
 
