@@ -70,7 +70,7 @@ def write_table(
     rows: Sequence[Sequence[object]],
     **beside: object,
 ) -> None:
-    """Print a table and write it to results/ as `tools/readme_tables.py` reads it.
+    """Print a table and write it to results/ as `tools/result_tables.py` reads it.
 
     ``beside`` goes into the file only: the values of every seed.
     """

@@ -8,7 +8,7 @@ from console import ROOT, output
 
 CPP_SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
 SKIPPED = ("build/", ".venv", "dist/", "python/pomona/include/")
-GENERATORS = [ROOT / "tools" / "thesis_map.py", ROOT / "tools" / "readme_tables.py"]
+GENERATORS = [ROOT / "tools" / "thesis_map.py", ROOT / "tools" / "result_tables.py"]
 
 
 def ours() -> list[Path]:

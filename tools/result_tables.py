@@ -1,8 +1,8 @@
-"""Writes the results of benchmarks/results/*.json into README.md, between its two markers.
+"""Writes the results of benchmarks/results/*.json into documents, between their two markers.
 
-A file of results is one table: {"title", "date", "machine", "compiler", "commit",
-"columns": [...], "rows": [[...], ...]}. `--check` writes nothing and fails when README.md is not
-current. A number is never typed into README.md by hand.
+README.md has all of them, docs/kernels.md the ladder. A file of results is one table: {"title",
+"date", "machine", "compiler", "commit", "columns": [...], "rows": [[...], ...]}. `--check` writes
+nothing and fails when a document is not current. A number is never typed into one by hand.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from typing import Any
 import generated
 from console import ROOT, Stop, fail
 
-README = ROOT / "README.md"
+# And the stem of the results it has; None: all.
+DOCUMENTS = {ROOT / "README.md": None, ROOT / "docs" / "kernels.md": "ladder"}
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 KEYS = ("title", "date", "machine", "compiler", "commit", "columns", "rows")
 
 
-def tables(folder: Path) -> str:
+def tables(folder: Path, stem: str | None = None) -> str:
     """The newest results of each title, as Markdown."""
     newest: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("*.json" if stem is None else f"*-{stem}.json")):
         result = json.loads(path.read_text())
         if missing := [key for key in KEYS if key not in result]:
             raise Stop(f"{path.name}: expected the keys {', '.join(KEYS)}, got none of {missing}.")
@@ -48,14 +49,17 @@ def _table(result: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check; the exit status."""
-    text = README.read_text()
-    parts = re.fullmatch(f"(.*{BEGIN}\n).*?({END}.*)", text, re.DOTALL)
-    if parts is None:
-        return fail(Stop(f"README.md: expected the markers {BEGIN} and {END}, got none."))
     try:
-        return generated.main(README, parts[1] + tables(RESULTS) + parts[2], arguments)
+        return max(_write(path, stem, arguments) for path, stem in DOCUMENTS.items())
     except Stop as stop:
         return fail(stop)
+
+
+def _write(path: Path, stem: str | None, arguments: list[str]) -> int:
+    parts = re.fullmatch(f"(.*{BEGIN}\n).*?({END}.*)", path.read_text(), re.DOTALL)
+    if parts is None:
+        raise Stop(f"{path.name}: expected the markers {BEGIN} and {END}, got none.")
+    return generated.main(path, parts[1] + tables(RESULTS, stem) + parts[2], arguments)
 
 
 if __name__ == "__main__":
