@@ -123,6 +123,9 @@ class _PackedRnn(nn.Module):
             steps = outputs[0] if directions == 1 else torch.cat(outputs, -1)
         return steps, tuple(torch.stack(kind) for kind in zip(*finals, strict=True))
 
+    def flatten_parameters(self) -> None:
+        """Nothing: models call it of the torch module before they run it on a GPU."""
+
     def extra_repr(self) -> str:
         """What print() shows."""
         words = [str(self.input_size), str(self.hidden_size)]
