@@ -19,7 +19,7 @@ PgCodebook make_pg_codebook(std::span<const float> values, PackedForm form, Prec
     book.values[c] = value;
     book.high[c] = bfloat16_from_float(value);
     book.low[c] = bfloat16_from_float(value - float_from_bfloat16(book.high[c]));
-    if (float_from_bfloat16(book.low[c]) != 0) book.has_low = 1;
+    if (float_from_bfloat16(book.high[c]) != value) book.has_low = 1;  // denormal rests round to 0
     if (form != PackedForm::kBytes) continue;
     const auto whole = static_cast<int>(std::lrint(value / book.scale));
     const int high = is_int8 ? whole : (whole + 128) >> 8;

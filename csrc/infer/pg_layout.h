@@ -91,14 +91,14 @@ struct PgSpilled {
 };
 
 // What the slots' codes stand for, in the kernels' arithmetics; entry 0 is 0.
-struct alignas(64) PgCodebook {
+struct PgCodebook {
   float values[64];
   uint16_t high[64];     // the values in bfloat16,
   uint16_t low[64];      // and what that leaves, in bfloat16
   int8_t byte_high[64];  // value / scale = 256 * high + low, or high alone for int8
   int8_t byte_low[64];
   float scale;
-  uint32_t has_low;  // whether `low` is not all 0
+  uint32_t has_low;  // whether `high` is not all there is
   uint32_t codes;    // in use, 0 among them
   uint8_t reserved[52];
 };

@@ -8,6 +8,7 @@
 #include "pomona/packed_rnn.h"
 
 #include "base/text.h"
+#include "nn/dtypes.h"
 #include "nn/load.h"
 #include "nn/packed_twins.h"
 #include "nn/replace.h"
@@ -69,10 +70,15 @@ class Source {
         .front();
   }
   at::Tensor dense(const std::string& name) {
+    const FileEntry& entry = *entries_.at(name);
     const auto found = dense_.find(name);
-    if (found != dense_.end()) return found->second;
+    if (found != dense_.end() && found->second.sizes() == at::IntArrayRef(entry.shape) &&
+        found->second.scalar_type() == scalar_type(entry.dtype)) {
+      return found->second;
+    }
     is_new_ = true;
-    return dense_.emplace(name, to_tensor(reader_.read(name, torch_threads()))).first->second;
+    const at::Tensor tensor = to_tensor(reader_.read(name, torch_threads()));
+    return dense_.insert_or_assign(name, tensor).first->second;
   }
   // Says what cannot be written, and leaves it.
   void write_cache() const {

@@ -100,12 +100,14 @@ class Directory {
     if (!is_good_) return tensor;
     tensor.dtype = static_cast<DType>(dtype);
     const auto item = static_cast<uint64_t>(item_size(tensor.dtype));
-    uint64_t expected = item;
+    constexpr uint64_t kMostExtent = uint64_t{1} << 60;
+    uint64_t expected = item, extent = item;  // as if no size were 0: strides must fit too
     for (uint64_t d = 0; is_good_ && d < dimensions; ++d) {
       const uint64_t size = number();
-      is_good_ &= size == 0 || expected <= file_.size() / size;
+      is_good_ &= size == 0 || (expected <= file_.size() / size && extent <= kMostExtent / size);
       if (!is_good_) return tensor;
       expected *= size;
+      extent *= std::max<uint64_t>(size, 1);
       tensor.shape.push_back(static_cast<int64_t>(size));
     }
     const uint64_t size = number();
@@ -125,6 +127,7 @@ class Directory {
 
 bool is_packed_well(const CachedTensor& tensor) {
   if (!tensor.is_packed) return true;
+  if (tensor.dtype != DType::kUInt8 || tensor.shape.size() != 1) return false;
   try {
     PackedMatrix::check(tensor.bytes);
     return true;

@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "format/weight_rows.h"
 #include "infer/csr16_kernel.h"
+#include "infer/float_weight.h"
 #include "infer/lut_layout.h"
 
 #include <algorithm>
@@ -74,12 +75,15 @@ Packed read_packed(const FileReader& reader, std::string_view name, const Packin
 std::vector<Packed> read_packed_parts(const FileReader& reader, std::string_view name,
                                       int64_t parts, const Packing& packing,
                                       const ParallelFor& parallel_for) {
-  const Weight weight = reader.read(name, parallel_for);
+  Weight weight = reader.read(name, parallel_for);
   if (weight.shape.empty() || parts < 1 || weight.shape[0] % parts != 0) {
     throw InvalidArgument(text("read_packed_parts: expected `parts` to divide the rows of `", name,
                                "`, got ", parts, "."));
   }
   const int64_t rows = weight.shape[0] / parts;
+  // A codebook of several that would be cut has no half: then each weight has its value.
+  const bool is_cut = weight.group != 0 && weight.numel() / parts % weight.group != 0;
+  if (parts > 1 && is_cut) weight = float_weight(weight);
   std::vector<Packed> packed;
   for (int64_t part = 0; part < parts; ++part) {
     const Weight cut = parts == 1 ? weight : rows_of(weight, part * rows, (part + 1) * rows);

@@ -96,18 +96,22 @@ def load_packed_(
     key = "" if kept is None else _C.packed_cache_key(Path(path), layout or "", precision)
     found = None if kept is None else _C.read_packed_cache(kept, key)
     names = {key for name, places in layers.items() for key in _keys(name, places[0][2])}
-    if found is None or found[0].keys() != names:
+    others = state.keys() - weights
+    if found is None or found[0].keys() != names or found[1].keys() != others:
         packed = _read_packed(reader, layers, layout, precision)
-        dense = {name: reader.read(name) for name in state if name not in weights}
+        dense = {name: reader.read(name) for name in sorted(others)}
         if kept is not None:
             _packed_cache.write(kept, key, packed, dense)
     else:
         packed, dense = found
+    made = {
+        name: _packed_layer(places[0][2], _FileSource(name, packed, dense))
+        for name, places in layers.items()
+    }
     _put_dense(model, dense)
     for name, places in layers.items():
-        layer = _packed_layer(places[0][2], _FileSource(name, packed, dense))
         for parent, attribute, _ in places:
-            setattr(parent, attribute, layer)
+            setattr(parent, attribute, made[name])
     return list(layers)
 
 
@@ -185,6 +189,12 @@ def _check_model(model: Any) -> None:
                 "load_packed_: expected `model` on the CPU or the meta device, "
                 f"got `{name}` on {value.device}."
             )
+        overlaps = any(s == 0 and n > 1 for s, n in zip(value.stride(), value.shape, strict=True))
+        if value.is_inference() or overlaps:
+            raise _C.InvalidArgument(
+                "load_packed_: expected tensors that can be written, got "
+                f"`{name}`, {'expanded' if overlaps else 'made in inference mode'}."
+            )
 
 
 def _check_contents(state: dict[str, torch.Tensor], entries: list[_C.FileEntry]) -> None:
@@ -214,9 +224,16 @@ def _layers(model: nn.Module, entries: dict[str, _C.FileEntry]) -> dict[str, Pla
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), set()).add(id(module))
+    # One that has to stay in one of its places stays in all.
+    staying = {
+        id(module)
+        for parent in model.modules()
+        for module in parent._modules.values()
+        if module is not None and not _is_packable(parent, module)
+    }
     for prefix, parent in model.named_modules():
         for attribute, module in parent._modules.items():
-            if module is None or not _is_packable(parent, module):
+            if module is None or id(module) in staying:
                 continue
             name = clean_name(f"{prefix}.{attribute}" if prefix else attribute)
             first = names.get(id(module), name)

@@ -316,6 +316,35 @@ TEST(PgKernel, HasTheSameBitsInEveryFormOfTheInstructions) {
   }
 }
 
+// Of denormal values the upper half in bfloat16 leaves a rest that bfloat16 rounds to 0.
+TEST(PgKernel, HasTheSameBitsWithDenormalWeights) {
+  auto matrix = random_matrix(40, 100, 0.3, 5);
+  for (auto& weight : matrix.dense) weight *= 1e-42f;
+  std::vector<float> x(100, 1e38f);
+  const auto bytes = pomona::pack_pg(matrix.weight(), PackedForm::kFloat32, Precision::kFloat32);
+  const auto plain = multiply(bytes, x, Isa::kPortable);
+  for (const Isa isa : kIsas)
+    EXPECT_EQ(plain, multiply(bytes, x, pomona::has_isa(isa) ? isa : Isa::kPortable));
+}
+
+// A buffer that begins at no more than a multiple of 8, as torch and others may have it.
+TEST(PgKernel, ReadsBytesAtAnyMultipleOfEight) {
+  const auto matrix = random_matrix(100, 300, 0.2, 20);
+  const auto x = random_x(300, true);
+  for (const auto kind : kKinds) {
+    const auto bytes = pomona::pack_pg(matrix.weight(), kind.form, kind.precision);
+    for (const Isa isa : kIsas) {
+      if (!pomona::has_pg_isa(pomona::check_pg(bytes), isa)) continue;
+      const auto expected = multiply(bytes, x, isa);
+      for (const size_t offset : {8u, 16u, 24u, 40u}) {
+        Planes moved(std::ssize(bytes) + 64);
+        std::ranges::copy(bytes, moved.span.begin() + static_cast<std::ptrdiff_t>(offset));
+        EXPECT_EQ(multiply(moved.span.subspan(offset, bytes.size()), x, isa), expected) << offset;
+      }
+    }
+  }
+}
+
 // The largest weights and inputs of each byte, both signs: where an instruction would saturate.
 TEST(PgKernel, HasTheSameBitsAtTheEndsOfFixedPoint) {
   const float values[] = {-32512, -32384, -32385, -128, -127, 127, 128, 129, 32383, 32512};

@@ -432,3 +432,57 @@ def test_a_double_stays_dense(tmp_path):
     other = nn.Sequential(nn.Linear(8, 8, dtype=torch.float64))
     assert pomona.load_packed_(other, tmp_path / "net.pomona") == []
     assert torch.equal(other[0].weight, model[0].weight)
+
+
+def test_a_layer_that_stays_in_one_place_stays_in_all(tmp_path):
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.TransformerEncoderLayer(16, 2, 16, batch_first=True)
+            self.head = self.encoder.linear1
+
+    torch.manual_seed(0)
+    dense = Twice().eval()
+    pomona.Pruner(dense, {"*linear1.weight": 0.9}).step()
+    pomona.save(dense, tmp_path / "net.pomona")
+    model = Twice().eval()
+    assert pomona.load_packed_(model, tmp_path / "net.pomona") == []
+    assert model.head is model.encoder.linear1
+    assert torch.equal(model.head.weight, dense.head.weight)
+
+
+def test_a_cache_of_other_dense_tensors_is_written_anew(tmp_path):
+    class Pair(nn.Module):
+        def __init__(self, is_tied: bool) -> None:
+            super().__init__()
+            self.a = nn.Linear(64, 64)
+            self.b = self.a if is_tied else nn.Linear(64, 64)
+
+    torch.manual_seed(0)
+    dense = Pair(is_tied=True)
+    pomona.Pruner(dense, {"a.weight": 0.9}).step()
+    pomona.save(dense, tmp_path / "net.pomona")
+    assert pomona.load_packed_(Pair(True), tmp_path / "net.pomona", cache=True) == ["a"]
+    model = Pair(False)
+    model.b.register_forward_hook(lambda *_: None)  # so it stays
+    assert pomona.load_packed_(model, tmp_path / "net.pomona", cache=True) == ["a"]
+    assert torch.equal(model.b.weight, dense.b.weight)
+
+
+@pytest.mark.parametrize("kind", ["expanded", "made in inference mode"])
+def test_a_tensor_that_cannot_be_written_is_named_and_the_model_is_as_it_was(tmp_path, kind):
+    def make() -> nn.Module:
+        model = nn.Sequential(nn.Linear(8, 8), nn.Module())
+        with torch.inference_mode(kind != "expanded"):
+            buffer = torch.zeros(1).expand(4) if kind == "expanded" else torch.zeros(4)
+        model[1].register_buffer("late", buffer)
+        return model
+
+    saved = nn.Sequential(nn.Linear(8, 8), nn.Module())
+    saved[1].register_buffer("late", torch.zeros(4))
+    pomona.save(saved, tmp_path / "net.pomona")
+    model = make()
+    before = model[0].weight.clone()
+    with pytest.raises(InvalidArgument, match=f"can be written, got `1.late`, {kind}"):
+        pomona.load_packed_(model, tmp_path / "net.pomona")
+    assert torch.equal(model[0].weight, before)
